@@ -1,0 +1,1 @@
+"""onnxopt: rewrite ONNX graphs, prove that nothing changed, measure what it brought."""

@@ -1,0 +1,57 @@
+"""What a pass is: a frozen dataclass whose fields are its options, with one method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import onnx_ir as ir
+
+from onnxopt.config import Exactness, Options
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A place where a rule or pass looked closely and did not apply.
+
+    `subject` is the rule or pass, `node` the name of the node it stopped at, `reason` a sentence
+    that tells the user why (and, where possible, what would change it).
+    """
+
+    subject: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every pass may read besides the model.
+
+    `input_bytes` is the size of the model as it came (weights included), the base of growth
+    budgets.
+    """
+
+    options: Options = field(default_factory=Options)
+    input_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What a pass did. `hits` counts applications by rule or kind; `exactness` is the weakest fired."""
+
+    changed: bool
+    hits: Mapping[str, int] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
+    exactness: Exactness = Exactness.EXACT
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """One step of a pipeline. `run` edits the model in place; the manager owns clone and rollback."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, model: ir.Model, context: Context) -> PassResult: ...

@@ -1,0 +1,1 @@
+"""Rules: the op and pattern knowledge of onnxopt, one family a file."""
