@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import onnx_ir as ir
 
@@ -45,6 +45,26 @@ class PassResult:
     refusals: tuple[Refusal, ...] = ()
     exactness: Exactness = Exactness.EXACT
     notes: tuple[str, ...] = ()
+
+
+Verdict = Literal["kept", "undone", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass as it went: what it did, and whether that was kept.
+
+    `verdict` is "undone" where the step broke a promise and was taken back, "skipped" where it was
+    not run; `reason` says why for both and is empty for "kept".
+    """
+
+    name: str
+    changed: bool
+    hits: Mapping[str, int] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
+    verdict: Verdict = "kept"
+    reason: str = ""
+    seconds: float = 0.0
 
 
 @runtime_checkable
