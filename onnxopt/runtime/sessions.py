@@ -1,0 +1,250 @@
+"""onnxruntime sessions: any model in, plain values out, errors in one line."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+from onnxopt.errors import BadModel, RuntimeFailed
+from onnxopt.runtime.providers import CPU, Provider, name_of, resolve
+
+ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
+"""What a session can be opened on; a path is the way to models with external data."""
+
+Value: TypeAlias = Any
+"""A numpy array, a list (sequence), a dict (map) or None (an empty optional)."""
+
+_FATAL = 4
+# Without this the environment's own logger writes warnings to stderr before any session exists.
+onnxruntime.set_default_logger_severity(_FATAL)
+
+_NUMPY_LACKS = re.compile(r"bfloat16|float8.*|float4.*|u?int[24]")
+_NO_FEEDS: Mapping[str, Any] = types.MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """An input or output as onnxruntime sees it.
+
+    `type` is its spelling ("tensor(float)", "seq(map(int64,tensor(float)))"); `shape` holds sizes,
+    names of symbolic dims and None, and is empty for scalars and for all that is not a tensor.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.type.startswith("tensor(")
+
+    @property
+    def element(self) -> str:
+        """The innermost element type, as onnxruntime spells it: "float" of "seq(tensor(float))"."""
+        return self.type.rpartition("(")[2].rstrip(")")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A loaded model, ready to run.
+
+    `requested` and `providers` are full provider names: what was asked for, and what onnxruntime
+    really uses. `kept` holds the memory the session reads from.
+    """
+
+    native: onnxruntime.InferenceSession
+    inputs: tuple[Signature, ...]
+    outputs: tuple[Signature, ...]
+    requested: tuple[str, ...]
+    providers: tuple[str, ...]
+    kept: tuple[Any, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        model: ModelSource,
+        *,
+        optimize: bool,
+        providers: Sequence[Provider] = (CPU,),
+        threads: int = 0,
+        config: Mapping[str, str] = _NO_FEEDS,
+    ) -> Session:
+        """Load a model.
+
+        Args:
+            model: A path, serialized bytes, a ModelProto or an ir.Model.
+            optimize: Let onnxruntime rewrite the graph (as a user would); off for proofs.
+            providers: Execution providers, first choice first; short names are fine.
+            threads: Threads inside an operator; 0 lets onnxruntime choose.
+            config: Session configuration entries, as onnxruntime names them.
+
+        Raises:
+            RuntimeFailed: onnxruntime can't load the model.
+            BadInput: A provider is unknown or not installed.
+        """
+        wanted = resolve(providers)
+        options = _session_options(optimize, threads, config)
+        source, kept = _loadable(model, options)
+        try:
+            native = onnxruntime.InferenceSession(source, options, providers=wanted)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise RuntimeFailed(
+                f"onnxruntime can't load the model: {first_line(error)}", hint=_load_hint(error)
+            ) from error
+        inputs = tuple(Signature(i.name, i.type, tuple(i.shape)) for i in native.get_inputs())
+        outputs = tuple(Signature(o.name, o.type, tuple(o.shape)) for o in native.get_outputs())
+        asked = tuple(name_of(provider) for provider in wanted)
+        return cls(native, inputs, outputs, asked, tuple(native.get_providers()), kept)
+
+    @property
+    def fallen_back(self) -> tuple[str, ...]:
+        """Providers that were asked for and that onnxruntime silently left out."""
+        return tuple(name for name in self.requested if name not in self.providers)
+
+    def run(self, feeds: Mapping[str, Value], outputs: Sequence[str] | None = None) -> list[Value]:
+        """The values of the outputs, in order: arrays, lists, dicts or None.
+
+        Element types numpy lacks (bfloat16, float8, 4 and 2 bits) go in and come out as
+        `ml_dtypes` arrays.
+
+        Raises:
+            RuntimeFailed: onnxruntime refuses the feeds or fails while running.
+        """
+        names = [o.name for o in self.outputs] if outputs is None else list(outputs)
+        kinds = {signature.name: signature for signature in (*self.inputs, *self.outputs)}
+        try:
+            given = {name: _to_native(value, kinds.get(name)) for name, value in feeds.items()}
+            special = [name for name in names if _is_special(kinds.get(name))]
+            if not special:
+                return list(self.native.run(names, given))
+            return self._run_special(names, special, given)
+        except RuntimeFailed:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise RuntimeFailed(f"onnxruntime can't run the model: {first_line(error)}") from error
+
+    def _run_special(
+        self, names: list[str], special: list[str], given: Mapping[str, Any]
+    ) -> list[Value]:
+        boxed = {name: _to_ort_value(value) for name, value in given.items()}
+        values = dict(
+            zip(special, map(_from_ort_value, self.native.run_with_ort_values(special, boxed)))
+        )
+        plain = [name for name in names if name not in values]
+        if plain:
+            values |= zip(plain, self.native.run(plain, dict(given)))
+        return [values[name] for name in names]
+
+
+def evaluate(
+    model: ModelSource, feeds: Mapping[str, Value] = _NO_FEEDS
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The outputs of a small model by name, from onnxruntime's own kernels, on one thread.
+
+    Runtime optimizations are off, so each node runs as it is written.
+
+    Raises:
+        RuntimeFailed: onnxruntime can't load or run the model.
+    """
+    session = Session.open(model, optimize=False, threads=1)
+    return dict(zip((o.name for o in session.outputs), session.run(feeds)))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an onnxruntime error, without its code and the paths of its sources."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0]
+    if text.endswith("the following indices") and len(lines) > 1:
+        text = f"{text}: {lines[1].strip()}"
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return re.sub(r"/onnxruntime_src/\S+ ", "", text)
+
+
+def numpy_dtype(element: str) -> np.dtype[Any]:
+    """The numpy or ml_dtypes dtype of an element type as onnxruntime spells it; object for strings."""
+    return np.dtype(ir.DataType[element.upper()].numpy())
+
+
+def _session_options(
+    optimize: bool, threads: int, config: Mapping[str, str]
+) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _loadable(
+    model: ModelSource, options: onnxruntime.SessionOptions
+) -> tuple[str | bytes, tuple[Any, ...]]:
+    if isinstance(model, bytes):
+        return model, ()
+    if isinstance(model, (str, os.PathLike)):
+        return str(Path(model)), ()
+    from onnxopt import io
+
+    proto = model if isinstance(model, onnx.ModelProto) else io.to_proto(model)
+    try:
+        return proto.SerializeToString(), ()
+    except ValueError as error:
+        raise BadModel(
+            "the model is over 2 GB, more than one protobuf holds",
+            hint="save it with external data and give its path",
+        ) from error
+
+
+def _load_hint(error: BaseException) -> str:
+    text = str(error)
+    if "is not a registered function/op" in text:
+        return "the model needs operators that plain onnxruntime does not have"
+    if "Could not find an implementation" in text:
+        return "no provider named here has a kernel for this operator, opset and type"
+    return ""
+
+
+def _is_special(signature: Signature | None) -> bool:
+    return (
+        signature is not None
+        and signature.is_tensor
+        and _NUMPY_LACKS.fullmatch(signature.element) is not None
+    )
+
+
+def _to_native(value: Value, signature: Signature | None) -> Any:
+    if signature is None or value is None or not _is_special(signature):
+        return value
+    tensor = ir.Tensor(np.ascontiguousarray(value, numpy_dtype(signature.element)))
+    unit = np.uint16 if tensor.dtype.itemsize == 2 else np.uint8
+    # Packed types fill only the first bytes; onnxruntime reads the shape and those bytes.
+    buffer: np.ndarray[Any, Any] = np.zeros(np.shape(value), unit)
+    packed = np.frombuffer(tensor.tobytes(), np.uint8)
+    buffer.reshape(-1).view(np.uint8)[: packed.size] = packed
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(buffer, tensor.dtype.value)
+
+
+def _to_ort_value(value: Any) -> onnxruntime.OrtValue:
+    if isinstance(value, onnxruntime.OrtValue):
+        return value
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value))
+
+
+def _from_ort_value(value: onnxruntime.OrtValue) -> np.ndarray[Any, Any]:
+    size = value.tensor_size_in_bytes()
+    raw = ctypes.string_at(value.data_ptr(), size) if size else b""
+    proto = onnx.TensorProto(data_type=value.element_type(), dims=value.shape(), raw_data=raw)
+    return np.asarray(ir.serde.deserialize_tensor(proto).numpy())
