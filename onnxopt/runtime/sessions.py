@@ -196,9 +196,7 @@ def _loadable(
         return model, ()
     if isinstance(model, (str, os.PathLike)):
         return str(Path(model)), ()
-    from onnxopt import io
-
-    proto = model if isinstance(model, onnx.ModelProto) else io.to_proto(model)
+    proto = model if isinstance(model, onnx.ModelProto) else _to_proto(model)
     try:
         return proto.SerializeToString(), ()
     except ValueError as error:
@@ -206,6 +204,12 @@ def _loadable(
             "the model is over 2 GB, more than one protobuf holds",
             hint="save it with external data and give its path",
         ) from error
+
+
+def _to_proto(model: ir.Model) -> onnx.ModelProto:
+    from onnxopt import io
+
+    return io.to_proto(model)
 
 
 def _load_hint(error: BaseException) -> str:
