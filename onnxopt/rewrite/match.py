@@ -1,0 +1,228 @@
+"""Finds a traced pattern at a node, with complete backtracking over commuted inputs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.rewrite.hit import Hit, NodeView, Operand, Unmatched
+from onnxopt.rewrite.pattern import (
+    Attr,
+    Const,
+    Literal,
+    NodePattern,
+    OutputPattern,
+    Pattern,
+    Values,
+    Variable,
+)
+
+Bindings = dict[Any, Any]
+Goal = tuple[Any, Any]
+
+
+class Match:
+    """A found pattern: what each variable and each pattern node stands for."""
+
+    __slots__ = ("bindings", "pattern", "root")
+
+    def __init__(self, pattern: Pattern, root: ir.Node, bindings: Bindings) -> None:
+        self.pattern = pattern
+        self.root = root
+        self.bindings = bindings
+
+    def hit(self) -> Hit:
+        """The view of this match that a rule's `rewrite` gets."""
+        variables = {
+            name: _view(item) for name, item in self.bindings.items() if isinstance(name, str)
+        }
+        labels = {
+            node.label: self.bindings[node] for node in self.pattern.nodes if node.label is not None
+        }
+        return Hit(self.root, variables, labels)
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The matched nodes, roots first."""
+        return [self.bindings[node] for node in self.pattern.nodes]
+
+    @property
+    def roots(self) -> list[ir.Value]:
+        """The values that the rewrite replaces."""
+        return [self.bindings[root.node].outputs[root.index] for root in self.pattern.roots]
+
+
+def _view(item: Any) -> Any:
+    if isinstance(item, ir.Value):
+        return Operand(item)
+    if isinstance(item, list):
+        return [None if value is None else Operand(value) for value in item]
+    return item
+
+
+def find(pattern: Pattern, node: ir.Node) -> Match | None:
+    """The first match whose first root is `node`, or None."""
+    first = pattern.roots[0].node
+    bindings = _node_matches(first, node, {}, [])
+    for root in pattern.roots[1:]:
+        if bindings is None:
+            return None
+        bindings = _other_root(root, bindings)
+    if bindings is None or not _private(pattern, bindings):
+        return None
+    return Match(pattern, node, bindings)
+
+
+def _solve(goals: list[Goal], bindings: Bindings) -> Bindings | None:
+    """Meet all goals (pattern item, graph value), or None."""
+    while goals:
+        item, value = goals[-1]
+        goals = goals[:-1]
+        if isinstance(item, OutputPattern):
+            producer = None if value is None else value.producer()
+            if producer is None or value.index() != item.index:
+                return None
+            return _node_matches(item.node, producer, bindings, goals)
+        extended = _leaf(item, value, bindings)
+        if extended is None:
+            return None
+        bindings = extended
+    return bindings
+
+
+def _leaf(item: Any, value: ir.Value | None, bindings: Bindings) -> Bindings | None:
+    if isinstance(item, Variable):
+        if item.name in bindings:
+            return bindings if bindings[item.name] is value else None
+        if value is None:
+            return {**bindings, item.name: None} if item.optional else None
+        if item.kind is Const and not ops.is_constant(value):
+            return None
+        return {**bindings, item.name: value}
+    if item is None:
+        return bindings if value is None else None
+    literal = item if isinstance(item, Literal) else Literal(float(item))
+    return bindings if value is not None and _is_number(value, literal) else None
+
+
+def _is_number(value: ir.Value, literal: Literal) -> bool:
+    tensor = ops.constant(value)
+    if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
+        return False
+    number = float(np.asarray(tensor.numpy()).reshape(()).astype(np.float64))
+    if literal.number == 0 or not math.isfinite(literal.number):
+        return number == literal.number
+    return abs(number - literal.number) <= literal.relative * abs(literal.number)
+
+
+def _node_matches(
+    item: NodePattern, node: ir.Node, bindings: Bindings, rest: list[Goal]
+) -> Bindings | None:
+    known = bindings.get(item)
+    if known is not None:
+        return _solve(rest, bindings) if known is node else None
+    if node.op_type not in item.op_types or node.domain != item.domain:
+        return None
+    if len(node.outputs) < item.outputs or node in bindings.values():
+        return None
+    extended = _attributes_match(item, node, {**bindings, item: node})
+    if extended is None:
+        return None
+    for order in _input_orders(item, node):
+        solved = _solve(rest + order, extended)
+        if solved is not None:
+            return solved
+    return None
+
+
+def _input_orders(item: NodePattern, node: ir.Node) -> list[list[Goal]]:
+    """The ways to lay the node's inputs onto the pattern's, as goals; the last goal goes first."""
+    wanted, given = list(item.inputs), list(node.inputs)
+    if wanted and isinstance(wanted[-1], Variable) and wanted[-1].kind is Values:
+        return _with_rest(wanted, given)
+    if len(given) > len(wanted):
+        if any(value is not None for value in given[len(wanted) :]):
+            return []
+        given = given[: len(wanted)]
+    given += [None] * (len(wanted) - len(given))
+    orders = [_goals(wanted, given)]
+    if len(wanted) == 2 and node.op_type in ops.COMMUTATIVE:
+        orders.append(_goals(wanted, given[::-1]))
+    return orders
+
+
+def _with_rest(wanted: list[Any], given: list[ir.Value | None]) -> list[list[Goal]]:
+    fixed = len(wanted) - 1
+    if len(given) < fixed:
+        return []
+    rest: Goal = (_Rest(wanted[-1].name), given[fixed:])
+    return [[rest, *_goals(wanted[:fixed], given[:fixed])]]
+
+
+def _goals(wanted: list[Any], given: list[ir.Value | None]) -> list[Goal]:
+    """Cheap goals are met first, so that a mismatch is found before a subtree is walked."""
+    pairs = list(zip(wanted, given, strict=True))
+    return sorted(pairs, key=lambda pair: not isinstance(pair[0], OutputPattern))
+
+
+class _Rest(Variable):
+    """All remaining inputs, bound as a list."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, Values, True)
+
+
+def _attributes_match(item: NodePattern, node: ir.Node, bindings: Bindings) -> Bindings | None:
+    view = NodeView(node)
+    for name, wanted in item.attributes.items():
+        try:
+            found = view.attr(name)
+        except Unmatched:
+            return None
+        found = list(found) if isinstance(found, tuple) else found
+        if isinstance(wanted, Variable) and wanted.kind is Attr:
+            if wanted.name in bindings and bindings[wanted.name] != found:
+                return None
+            if found is None and not wanted.optional:
+                return None
+            bindings[wanted.name] = found
+        elif found != (list(wanted) if isinstance(wanted, tuple) else wanted):
+            return None
+    return bindings
+
+
+def _other_root(root: OutputPattern, bindings: Bindings) -> Bindings | None:
+    """Find a further root among the readers of what is bound already."""
+    if root.node in bindings:
+        return bindings
+    for item in list(bindings.values()):
+        values = item.outputs if isinstance(item, ir.Node) else [item]
+        for value in values:
+            if not isinstance(value, ir.Value):
+                continue
+            for node in value.consumers():
+                found = _node_matches(root.node, node, bindings, [])
+                if found is not None:
+                    return found
+    return None
+
+
+def _private(pattern: Pattern, bindings: Bindings) -> bool:
+    """Whether nobody outside of the match reads what would vanish, all in one graph."""
+    matched = {bindings[item] for item in pattern.nodes}
+    if len({id(node.graph) for node in matched}) != 1:
+        return False
+    replaced = {(root.node, root.index) for root in pattern.roots}
+    for item in pattern.nodes:
+        if item.is_shared:
+            continue
+        for index, value in enumerate(bindings[item].outputs):
+            if (item, index) in replaced:
+                continue
+            if value.is_graph_output() or any(use.node not in matched for use in value.uses()):
+                return False
+    return True
