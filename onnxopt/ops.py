@@ -145,7 +145,8 @@ ELEMENTWISE_VARIADIC = frozenset({"Max", "Mean", "Min", "Sum", "Where"})
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
-_PURE_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+PURE_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+"""Operators of other domains are custom, and not known to give the same outputs twice."""
 
 _CONSTANT_MARK = "onnxopt.constant"
 
@@ -161,7 +162,7 @@ def is_pure(node: ir.Node) -> bool:
     Custom domains and local functions are not known to be pure. A node that holds graphs is pure
     if all the nodes in them are.
     """
-    if node.domain not in _PURE_DOMAINS or node.op_type in RANDOM:
+    if node.domain not in PURE_DOMAINS or node.op_type in RANDOM:
         return False
     if _trains(node):
         return False
