@@ -1,0 +1,213 @@
+"""The straight line of each command, for Python."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxopt import io
+from onnxopt.bench.cost import cost
+from onnxopt.config import Level, Options
+from onnxopt.errors import BadInput
+from onnxopt.passes import dims as dims_pass
+from onnxopt.passes import manager, pipelines, shapes
+from onnxopt.passes.base import Context, Pass
+from onnxopt.report.record import Report, Versions
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxopt.bench.timing import Timing
+    from onnxopt.check.parity import Reference
+
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An optimized model and the record of how it came about."""
+
+    model: ir.Model
+    report: Report
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The model as a ModelProto with all weights inside. Raises BadModel above 2 GB."""
+        return io.to_proto(self.model)
+
+    def save(self, path: str | os.PathLike[str], *, external: io.External = "keep") -> Path:
+        """Write the model (see io.save)."""
+        return io.save(self.model, path, external=external)
+
+
+def optimize(
+    model: io.Source,
+    *,
+    level: Level | str = Level.CLOSE,
+    freeze_inputs: bool = False,
+    max_growth: float = 0.03,
+    opset: int | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    only: Iterable[str] = (),
+    disable: Iterable[str] = (),
+    seed: int = 0,
+    passes: Sequence[Pass] = (),
+    check: bool = True,
+    bench: bool = True,
+    data: Any = None,
+    batch: int = 1,
+    providers: Sequence[str] = (CPU,),
+    threads: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    external: io.External = "keep",
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Result:
+    """Make a model smaller and faster without changing what it computes, and prove it.
+
+    Args:
+        model: A path, serialized bytes, a ModelProto or an ir.Model; it is never changed.
+        level: "clean" (fold and clean only), "exact" (also rewrites that keep every bit) or "close"
+            (also rewrites that may round differently).
+        freeze_inputs: Make initializers that are also inputs constants, and inputs no longer.
+        max_growth: The share of the file's size that folding may add.
+        opset: Raise the default domain's opset to this.
+        input_shapes: New shapes of inputs, by name.
+        dims: Sizes of symbolic dims, by name.
+        only: Names of the only rules and passes to run.
+        disable: Names of rules and passes to leave out.
+        seed: Seed of the feeds that are made up.
+        passes: Further passes of the user's, run after ours under the same guard.
+        check: Prove parity with onnxruntime.
+        bench: Time both models with onnxruntime.
+        data: Feeds (see check.data.read_data); made up from the signature where None.
+        batch: Samples a run of `data`.
+        providers: Execution providers for the timing.
+        threads: Threads inside an operator for the timing; 0 lets onnxruntime choose.
+        output: Where to write the result; nothing is written where parity failed.
+        external: Where weights go when `output` is written (see io.save).
+        overwrite: Allow `output` to be the input file.
+        progress: Called with a word on what is going on.
+
+    Raises:
+        OnnxoptError: A child of it, each with a hint: the model, an option, the data or the output
+            is not usable.
+    """
+    started = time.perf_counter()
+    options = Options(
+        level=_level(level),
+        freeze_inputs=freeze_inputs,
+        max_growth=max_growth,
+        opset=opset,
+        input_shapes={name: tuple(shape) for name, shape in (input_shapes or {}).items()},
+        dims=dict(dims or {}),
+        only=tuple(only),
+        disable=tuple(disable),
+        seed=seed,
+    )  # fmt: skip
+    if output is not None:
+        io.check_target(output, model, overwrite=overwrite)
+    pipeline = pipelines.optimize(options, passes)
+    original = io.load(model)
+    prepared = prepare(original, options)
+    before = cost(prepared)
+    source = model if isinstance(model, bytes | str | os.PathLike) else original
+    reference = _reference(source, prepared, options, data, batch) if check else None
+    outcome = manager.run(
+        prepared,
+        pipeline,
+        Context(options, io.model_bytes(original)),
+        prove=None if reference is None else reference.parity,
+        progress=progress,
+    )
+    after = cost(shapes.refreshed(outcome.model))
+    shapes.restore(outcome.model)
+    failed = outcome.parity is not None and not outcome.parity.passed
+    if output is not None and not failed:
+        io.save(outcome.model, output, external=external, overwrite=overwrite)
+    timing = None
+    if bench and not failed:
+        timing = _timing(source, outcome.model, prepared, options, data, batch, providers, threads)
+    report = Report(
+        source=_name(model),
+        output="<memory>" if output is None else os.fspath(output),
+        before=before,
+        after=after,
+        steps=outcome.steps,
+        parity=outcome.parity,
+        timing=timing,
+        exactness=outcome.exactness,
+        options=options,
+        versions=Versions.here(providers[0]),
+        notes=outcome.notes,
+        seconds=time.perf_counter() - started,
+    )
+    return Result(outcome.model, report)
+
+
+def prepare(model: ir.Model, options: Options) -> ir.Model:
+    """A copy with the user's shapes bound, inputs frozen if asked, and facts inferred."""
+    prepared = model.clone()
+    if options.input_shapes or options.dims:
+        dims_pass.bind(prepared, options.input_shapes, options.dims)
+    if options.freeze_inputs:
+        shapes.freeze_inputs(prepared)
+    shapes.remember(prepared)
+    shapes.infer(prepared)
+    return prepared
+
+
+def _level(level: Level | str) -> Level:
+    try:
+        return Level(level)
+    except ValueError:
+        names = ", ".join(item.value for item in Level)
+        raise BadInput(f"there is no level {level!r}", hint=f"choose one of {names}") from None
+
+
+def _reference(
+    source: Any, prepared: ir.Model, options: Options, data: Any, batch: int
+) -> Reference:
+    from onnxopt.check.parity import Reference
+
+    return Reference(source, _feeds(prepared, options, data, batch))
+
+
+def _feeds(prepared: ir.Model, options: Options, data: Any, batch: int) -> Any:
+    from onnxopt.check.data import read_data
+    from onnxopt.check.feeds import synthesize
+
+    if data is not None:
+        return read_data(data, prepared, batch)
+    return synthesize(
+        prepared, seed=options.seed, dims=options.dims, input_shapes=options.input_shapes
+    )
+
+
+def _timing(
+    source: Any,
+    optimized: ir.Model,
+    prepared: ir.Model,
+    options: Options,
+    data: Any,
+    batch: int,
+    providers: Sequence[str],
+    threads: int,
+) -> Timing:
+    from onnxopt.bench.timing import bench
+
+    feeds = _feeds(prepared, options, data, batch)
+    return bench([source, optimized], feeds=feeds, providers=providers, threads=threads)
+
+
+def _name(model: io.Source) -> str:
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    return "<bytes>" if isinstance(model, bytes) else "<memory>"

@@ -1,0 +1,90 @@
+"""What a model must keep through every pass: its interface, the checker's word, its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from onnxopt import io
+from onnxopt.passes import shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output as declared: name, type as text, dims as int, symbol or None."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The declared inputs and outputs of a model, in order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Interface:
+        """The interface that `model` would be saved with."""
+        return cls(
+            tuple(_port(value) for value in model.graph.inputs),
+            tuple(_port(value) for value in model.graph.outputs),
+        )
+
+    def breach(self, other: Interface) -> str:
+        """How `other` differs, as a sentence; empty where it does not."""
+        return _ports_differ("input", self.inputs, other.inputs) or _ports_differ(
+            "output", self.outputs, other.outputs
+        )
+
+
+def checker_complaint(model: ir.Model) -> str:
+    """The first line of what onnx.checker (full check) says against the model; empty if nothing."""
+    try:
+        onnx.checker.check_model(io.skeleton(shapes.declared_copy(model)), full_check=True)
+    except Exception as error:  # the checker raises several unrelated classes
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return lines[0] if lines else type(error).__name__
+    return ""
+
+
+def _port(value: ir.Value) -> Port:
+    type_, shape = shapes.declared(value)
+    dims: tuple[Any, ...] | None = None
+    if shape is not None:
+        dims = tuple(dim if isinstance(dim, int) else dim.value for dim in shape.dims)
+    return Port(value.name or "", str(type_), dims)
+
+
+def _ports_differ(kind: str, wanted: tuple[Port, ...], found: tuple[Port, ...]) -> str:
+    names, others = [port.name for port in wanted], [port.name for port in found]
+    if names != others:
+        gone = [name for name in names if name not in others]
+        fresh = [name for name in others if name not in names]
+        if gone and fresh:
+            return f"the {kind} {gone[0]!r} is now called {fresh[0]!r}"
+        if gone:
+            return f"the {kind} {gone[0]!r} is gone"
+        if fresh:
+            return f"the {kind} {fresh[0]!r} is new"
+        return f"the order of the {kind}s changed"
+    for before, after in zip(wanted, found, strict=True):
+        if before.type != after.type:
+            return f"the {kind} {before.name!r} changed its type from {before.type} to {after.type}"
+        if before.shape != after.shape:
+            return (
+                f"the {kind} {before.name!r} changed its shape from {_text(before.shape)} to"
+                f" {_text(after.shape)}"
+            )
+    return ""
+
+
+def _text(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "unknown"
+    return "[" + ", ".join("?" if dim is None else str(dim) for dim in shape) + "]"

@@ -1,0 +1,52 @@
+"""The one bridge from rules to passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxopt.config import Exactness, Level
+from onnxopt.passes.base import Context, PassResult, Refusal
+from onnxopt.rewrite import engine
+from onnxopt.rewrite.engine import CompiledRule
+
+
+@dataclass(frozen=True, slots=True)
+class RewritePass:
+    """Applies rules to their fixed point, in stages: first what only drops, then fusions, then all.
+
+    A fusion sees the graph before smaller rules take its pieces apart. `skip` holds (rule, site)
+    pairs of the journal that must not fire.
+    """
+
+    rules: tuple[CompiledRule, ...]
+    name: str = "rewrite"
+    skip: frozenset[tuple[str, str]] = frozenset()
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        """See Pass.run; expects the facts that the fold pass leaves on the values."""
+        rules = [rule for rule in self.rules if allowed(rule, context.options.level)]
+        outcome = engine.run(model, _stages(rules), skip=self.skip)
+        hits = outcome.journal.hits
+        fired = [compiled.rule.exactness for compiled in rules if compiled.name in hits]
+        return PassResult(
+            changed=bool(hits),
+            hits=hits,
+            refusals=tuple(Refusal(*refusal) for refusal in outcome.refusals),
+            exactness=max(fired, default=Exactness.EXACT),
+        )
+
+
+def allowed(compiled: CompiledRule, level: Level) -> bool:
+    """Whether a level lets the rule run; lossy rules need a command of their own."""
+    limit = {Level.CLEAN: -1, Level.EXACT: Exactness.EXACT, Level.CLOSE: Exactness.CLOSE}[level]
+    return compiled.rule.exactness <= limit
+
+
+def _stages(rules: Iterable[CompiledRule]) -> list[list[CompiledRule]]:
+    everything = list(rules)
+    drops = [rule for rule in everything if rule.rule.kind == "drop"]
+    fusions = [rule for rule in everything if rule.rule.kind in ("drop", "fuse")]
+    return [stage for stage in (drops, fusions, everything) if stage]
