@@ -1,0 +1,155 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from onnxopt.errors import BadInput
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Shape = tuple[int, ...]
+
+
+class InputShape(click.ParamType):
+    """`x:1,3,224,224` as ("x", (1, 3, 224, 224)); the name may hold colons itself."""
+
+    name = "NAME:D,D,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Shape]:
+        if isinstance(value, tuple):
+            return value
+        name, colon, dims = str(value).rpartition(":")
+        try:
+            shape = tuple(int(dim) for dim in dims.split(",")) if dims else ()
+        except ValueError:
+            shape = (-1,)
+        if not colon or not name or any(size < 0 for size in shape):
+            self.fail(f"{value!r} is not NAME:D,D,... such as x:1,3,224,224", param, ctx)
+        return name, shape
+
+
+class Dim(click.ParamType):
+    """`batch=1` as ("batch", 1)."""
+
+    name = "NAME=SIZE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, size = str(value).rpartition("=")
+        if not equals or not name or not size.isdecimal():
+            self.fail(f"{value!r} is not NAME=SIZE such as batch=1", param, ctx)
+        return name, int(size)
+
+
+class Share(click.ParamType):
+    """`3%` or `0.03` as 0.03."""
+
+    name = "SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < float("inf"):
+            self.fail(f"{value!r} is not a share such as 3% or 0.03", param, ctx)
+        return share
+
+
+def once(pairs: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
+    """The pairs as a dict. Raises BadInput where one name is given two different values."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise BadInput(
+                f"{option} gives {name!r} twice: {found[name]} and {value}",
+                hint="leave one of them out",
+            )
+    return found
+
+
+def model_path(name: str) -> Callable[[Command], Command]:
+    """An argument that is the path of a model; whether it can be read is the loader's word."""
+    return click.argument(name, type=click.Path(), metavar=name.upper())
+
+
+def shapes(command: Command) -> Command:
+    """--input-shape and --dim, as mappings."""
+    command = click.option(
+        "--dim",
+        "dims",
+        type=Dim(),
+        multiple=True,
+        callback=lambda _, __, pairs: once(pairs, "--dim"),
+        help="Size of a symbolic dim, such as batch=1; repeatable.",
+    )(command)
+    return click.option(
+        "--input-shape",
+        "input_shapes",
+        type=InputShape(),
+        multiple=True,
+        callback=lambda _, __, pairs: once(pairs, "--input-shape"),
+        help="Shape of an input, such as x:1,3,224,224; repeatable.",
+    )(command)
+
+
+def feeds(command: Command) -> Command:
+    """--data, --batch and --seed: what the models are run on."""
+    command = seed(command)
+    command = click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Samples a run takes from --data.",
+    )(command)
+    return click.option(
+        "--data",
+        metavar="PATH|MODULE:FUNCTION",
+        help="Inputs to run on: .npz (keys are input names), .npy, a folder of them, or a function"
+        " that gives dicts. Without it, inputs are made from the model's signature.",
+    )(command)
+
+
+def seed(command: Command) -> Command:
+    """--seed."""
+    return click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of made inputs."
+    )(command)
+
+
+def runtime(command: Command) -> Command:
+    """--provider and --threads: where the models run."""
+    command = click.option(
+        "--threads",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Threads of a session; 0 leaves it to onnxruntime.",
+    )(command)
+    return click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        default=("CPUExecutionProvider",),
+        show_default="cpu",
+        metavar="NAME",
+        help="onnxruntime execution provider, such as cuda; repeatable, in order of preference.",
+    )(command)
+
+
+def output(command: Command) -> Command:
+    """--quiet and --json: what is printed."""
+    command = click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+    )(command)
+    return click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")(command)

@@ -1,0 +1,55 @@
+"""Prints a record: JSON, tables on a terminal, or Markdown that reads as plain text in a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from onnxopt.errors import BadInput, BadOutput
+from onnxopt.report.page import Page
+
+FACES = (".json", ".md")
+
+
+def emit(record: object, page: Callable[[], Page], *, as_json: bool, quiet: bool) -> None:
+    """Print one record to standard output in the face that was asked for."""
+    if as_json:
+        from onnxopt.report.record import to_json
+
+        click.echo(to_json(record))
+    elif quiet:
+        return
+    elif sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        from onnxopt.report import terminal
+
+        terminal.show(page())
+    else:
+        from onnxopt.report.markdown import markdown
+
+        click.echo(markdown(page()), nl=False)
+
+
+def check_face(path: str) -> None:
+    """Raise BadInput for a report file whose suffix names no face, before any work is done."""
+    if Path(path).suffix.lower() not in FACES:
+        raise BadInput(f"a report can't be written as {path!r}", hint="end it in .md or .json")
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise BadOutput(f"there is no folder {str(folder)!r} for the report {Path(path).name}")
+
+
+def write_report(record: object, page: Callable[[], Page], path: str) -> None:
+    """Write the record to a file in the face its suffix names. Raises BadOutput if it can't."""
+    from onnxopt.report.markdown import markdown
+    from onnxopt.report.record import to_json
+
+    as_json = Path(path).suffix.lower() == ".json"
+    text = to_json(record) + "\n" if as_json else markdown(page())
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadOutput(f"the report can't be written to {path}: {error.strerror}") from error

@@ -1,0 +1,182 @@
+"""What a report, a parity check and a timing say on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from onnxopt.report.page import (
+    Block,
+    Line,
+    Page,
+    Tone,
+    bytes_text,
+    change_text,
+    count_text,
+    listing,
+    plural,
+    section,
+    table,
+)
+from onnxopt.report.record import RefusalGroup, Report
+
+if TYPE_CHECKING:
+    from onnxopt.bench.cost import Cost
+    from onnxopt.bench.timing import Timing
+    from onnxopt.check.parity import Parity
+
+FEW = 8
+SPEED: dict[str, tuple[str, Tone]] = {
+    "faster": ("faster", "good"),
+    "slower": ("slower", "bad"),
+    "no measurable change": ("no measurable change", "plain"),
+}
+
+
+def report_page(report: Report, *, verbose: bool = False) -> Page:
+    """The whole of an optimization: sizes, what fired, what did not and why, proof and timing."""
+    blocks = [
+        *section(f"{report.source} → {report.output}", _sizes(report.before, report.after)),
+        *section("What fired", _fired(report, verbose)),
+        *section("Undone", _undone(report)),
+        *section("What did not apply, and why", _refusals(report.refusals, verbose)),
+        *section("Good to know", [Line(note) for note in report.notes]),
+    ]
+    if report.parity is not None:
+        blocks += section("Proof", parity_blocks(report.parity, verbose=verbose))
+    if report.timing is not None:
+        blocks += section("Speed", timing_blocks(report.timing, verbose=verbose))
+    return (*blocks, *section("Run", [Line(_circumstances(report), "quiet")]))
+
+
+def parity_page(parity: Parity) -> Page:
+    """A comparison of two models on the same inputs."""
+    return tuple(parity_blocks(parity, verbose=True))
+
+
+def timing_page(timing: Timing) -> Page:
+    """A timing of one model or of several against the first."""
+    return tuple(timing_blocks(timing, verbose=True))
+
+
+def parity_blocks(parity: Parity, *, verbose: bool) -> list[Block]:
+    """The verdict; the numbers of each output where asked for or where one is out of bounds."""
+    failed = [output for output in parity.outputs if not output.passed]
+    if failed:
+        verdict = Line(f"The outputs differ: {listing([o.name for o in failed])}.", "bad")
+    elif not parity.passed:
+        verdict = Line("The models do not agree.", "bad")
+    else:
+        verdict = Line(f"The outputs agree in {plural(parity.runs, 'run')}.", "good")
+    blocks: list[Block] = [verdict]
+    if not parity.deterministic:
+        text = "The reference itself gives other numbers from run to run; those were left out."
+        blocks.append(Line(text))
+    columns = ("output", "type", ">max abs", ">of tolerance", ">cosine", ">SQNR dB", "")
+    rows = [
+        (
+            output.name,
+            output.dtype,
+            _number(output.max_abs),
+            _number(output.worst),
+            _number(output.cosine, 6),
+            _number(output.sqnr_db, 4),
+            "" if output.passed else output.reason,
+        )
+        for output in (parity.outputs if verbose else failed)
+    ]
+    return blocks + table(columns, rows)
+
+
+def timing_blocks(timing: Timing, *, verbose: bool) -> list[Block]:
+    """The verdict of each side against the first, and what it rests on."""
+    blocks: list[Block] = []
+    for comparison in timing.comparisons:
+        words, tone = SPEED[comparison.verdict]
+        ratio = comparison.speedup
+        factor = 1 / ratio.median if comparison.verdict == "slower" else ratio.median
+        times = f" by {factor:.2f}x" if comparison.verdict != "no measurable change" else ""
+        between = f"95% interval {ratio.low:.2f}x to {ratio.high:.2f}x"
+        blocks.append(Line(f"{comparison.name}: {words}{times} ({between})", tone))
+    blocks += table(
+        ("model", ">median ms", ">95% interval", ">p95 ms", ">load ms", ">memory", ">file"),
+        [
+            (
+                side.name,
+                _number(side.median.median),
+                f"{_number(side.median.low)} – {_number(side.median.high)}",
+                _number(side.p95_ms),
+                _number(side.create_ms),
+                "" if side.peak_bytes is None else bytes_text(side.peak_bytes),
+                bytes_text(side.file_bytes),
+            )
+            for side in timing.sides
+        ],
+    )
+    floor = 100 * (timing.noise_floor - 1)
+    base = f"Noise floor {floor:.1f} % (the first model against itself); {_threads(timing.threads)}"
+    blocks.append(Line(f"{base}, {plural(timing.rounds, 'round')}, {timing.seconds:.1f} s.", "quiet"))
+    return blocks + [Line(note) for note in timing.notes]
+
+
+def _threads(threads: int) -> str:
+    return plural(threads, "thread") if threads else "threads as onnxruntime chooses"
+
+
+def _sizes(before: Cost, after: Cost) -> list[Block]:
+    rows = [
+        ("nodes", f"{before.nodes:,}", f"{after.nodes:,}", change_text(before.nodes, after.nodes)),
+        _row("size", before.bytes, after.bytes, bytes_text),
+        _row("parameters", before.parameters, after.parameters, count_text),
+    ]
+    if before.macs is not None and after.macs is not None:
+        rows.append(_row(f"MACs{_at(before)}", before.macs, after.macs, count_text))
+    return table(("", ">before", ">after", ">change"), rows)
+
+
+def _row(name: str, before: float, after: float, text: object) -> tuple[str, str, str, str]:
+    assert callable(text)
+    return name, text(before), text(after), change_text(before, after)
+
+
+def _at(cost: Cost) -> str:
+    """The sizes of dynamic dims that MACs were counted at."""
+    return f" ({listing([f'{k}={v}' for k, v in cost.macs_at.items()])})" if cost.macs_at else ""
+
+
+def _fired(report: Report, verbose: bool) -> list[Block]:
+    hits = list(report.hits.items())
+    if not hits:
+        return [Line("Nothing: the model is as it was.")]
+    shown = hits if verbose else hits[: 2 * FEW]
+    blocks = table(("rule or step", ">times"), [(name, f"{count:,}") for name, count in shown])
+    if len(hits) > len(shown):
+        blocks.append(Line(f"and {len(hits) - len(shown)} more; --verbose shows all", "quiet"))
+    return blocks
+
+
+def _undone(report: Report) -> list[Block]:
+    return [Line(f"{step.name} was taken back: {step.reason}", "bad") for step in report.undone]
+
+
+def _refusals(groups: Sequence[RefusalGroup], verbose: bool) -> list[Block]:
+    shown = groups if verbose else groups[:FEW]
+    most = 10 if verbose else 1
+    blocks = table(
+        ("rule or step", ">times", "reason", "at"),
+        [(g.subject, len(g.nodes), g.reason, listing(g.nodes, most=most)) for g in shown],
+    )
+    if len(groups) > len(shown):
+        left = plural(len(groups) - len(shown), "more reason")
+        blocks.append(Line(f"and {left}; --verbose shows all", "quiet"))
+    return blocks
+
+
+def _circumstances(report: Report) -> str:
+    v = report.versions
+    packages = f"onnxopt {v.onnxopt}, onnx {v.onnx}, onnxruntime {v.onnxruntime}, numpy {v.numpy}"
+    return f"{packages}, Python {v.python}, {v.provider}, {v.cpu}; {report.seconds:.1f} s"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}g}"

@@ -1,0 +1,53 @@
+"""A page drawn on a terminal."""
+
+from __future__ import annotations
+
+import os
+from typing import IO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from onnxopt.report.page import Block, Heading, Line, Page, Table
+
+STYLES = {"plain": "", "good": "green", "bad": "bold red", "quiet": "dim"}
+WIDEST = 120
+
+
+def show(page: Page, *, file: IO[str] | None = None) -> None:
+    """Draw `page` on `file` (standard output if None), as wide as the terminal up to 120."""
+    console = Console(file=file, highlight=False)
+    width = min(console.width, WIDEST)
+    for block in page:
+        _draw(console, block, width)
+
+
+def _draw(console: Console, block: Block, width: int) -> None:
+    if isinstance(block, Heading):
+        console.print(Text(f"\n{block.text}", style="bold"), width=width)
+    elif isinstance(block, Line):
+        console.print(Text(block.text, style=STYLES[block.tone]), width=width)
+    else:
+        console.print(_table(block), width=width)
+
+
+def _table(table: Table) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for number, column in enumerate(table.columns):
+        drawn.add_column(
+            column.removeprefix(">"),
+            justify="right" if column.startswith(">") else "left",
+            overflow="fold",
+            no_wrap=column.startswith(">") or None,
+            ratio=None if number else None,
+        )
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def is_wanted() -> bool:
+    """False where the user's environment asks for plain text (NO_COLOR is rich's own business)."""
+    return os.environ.get("TERM") != "dumb"
