@@ -21,16 +21,16 @@ from onnxopt.rewrite.rule import Rule
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """A rule with its traced pattern."""
+    """A rule with its traced pattern (several where exporters differ at the root)."""
 
     rule: Rule
     name: str
-    pattern: Pattern
+    patterns: tuple[Pattern, ...]
 
     @property
     def order(self) -> tuple[int, int, str]:
         """Larger patterns first, then by falling benefit, then by name."""
-        return (-self.pattern.size, -self.rule.benefit, self.name)
+        return (-max(pattern.size for pattern in self.patterns), -self.rule.benefit, self.name)
 
 
 def compile_rule(rule: Rule) -> CompiledRule:
@@ -43,15 +43,16 @@ def compile_rule(rule: Rule) -> CompiledRule:
         raise RuleError(f"rule {rule.name}: its pattern raised {error!r}") from error
 
 
-RuleIndex = dict[str, list[CompiledRule]]
+RuleIndex = dict[str, list[tuple[CompiledRule, Pattern]]]
 
 
 def index_rules(rules: Iterable[CompiledRule]) -> RuleIndex:
-    """Rules by the op of their first root, each list in the order of trial."""
+    """Rules and patterns by the op of their first root, each list in the order of trial."""
     index: RuleIndex = {}
     for compiled in sorted(rules, key=lambda item: item.order):
-        for op_type in compiled.pattern.roots[0].node.op_types:
-            index.setdefault(op_type, []).append(compiled)
+        for pattern in compiled.patterns:
+            for op_type in pattern.roots[0].node.op_types:
+                index.setdefault(op_type, []).append((compiled, pattern))
     return index
 
 
@@ -133,8 +134,8 @@ class _Engine:
 
     def _try(self, index: RuleIndex, node: ir.Node) -> Iterable[ir.Node]:
         """Apply the first rule that fires at `node`; the nodes worth another look."""
-        for compiled in index[node.op_type]:
-            found = match.find(compiled.pattern, node)
+        for compiled, pattern in index[node.op_type]:
+            found = match.find(pattern, node)
             if found is None or not self._allowed(compiled, node):
                 continue
             touched = self._rewrite(compiled, found)

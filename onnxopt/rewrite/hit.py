@@ -229,15 +229,17 @@ class Hit:
     """A match: the pattern's variables and labels as attributes, and the root node.
 
     Variables are Operands (a list for Values, None for an absent optional one, a plain value for
-    Attr); labels are NodeViews.
+    Attr); labels are NodeViews. What stands in an option that was not taken is None.
     """
 
     def __init__(
-        self, root: ir.Node, bindings: Mapping[str, Any], nodes: Mapping[str, ir.Node]
+        self, root: ir.Node, bindings: Mapping[str, Any], nodes: Mapping[str, ir.Node | None]
     ) -> None:
         self.root = NodeView(root)
         self._found = dict(bindings)
-        self._found.update({label: NodeView(node) for label, node in nodes.items()})
+        for label, node in nodes.items():
+            if node is not None or label not in self._found:
+                self._found[label] = None if node is None else NodeView(node)
 
     def __getattr__(self, name: str) -> Any:
         try:

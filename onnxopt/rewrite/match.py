@@ -13,6 +13,7 @@ from onnxopt.rewrite.hit import Hit, NodeView, Operand, Unmatched
 from onnxopt.rewrite.pattern import (
     Attr,
     Const,
+    Either,
     Literal,
     NodePattern,
     OutputPattern,
@@ -37,18 +38,18 @@ class Match:
 
     def hit(self) -> Hit:
         """The view of this match that a rule's `rewrite` gets."""
-        variables = {
-            name: _view(item) for name, item in self.bindings.items() if isinstance(name, str)
-        }
+        variables = {name: _view(self.bindings.get(name)) for name in self.pattern.variables}
         labels = {
-            node.label: self.bindings[node] for node in self.pattern.nodes if node.label is not None
+            node.label: self.bindings.get(node)
+            for node in self.pattern.nodes
+            if node.label is not None
         }
         return Hit(self.root, variables, labels)
 
     @property
     def nodes(self) -> list[ir.Node]:
         """The matched nodes, roots first."""
-        return [self.bindings[node] for node in self.pattern.nodes]
+        return [self.bindings[node] for node in self.pattern.nodes if node in self.bindings]
 
     @property
     def roots(self) -> list[ir.Value]:
@@ -87,6 +88,9 @@ def _solve(goals: list[Goal], bindings: Bindings) -> Bindings | None:
             if producer is None or value.index() != item.index:
                 return None
             return _node_matches(item.node, producer, bindings, goals)
+        if isinstance(item, Either):
+            solved = (_solve([*goals, (option, value)], bindings) for option in item.options)
+            return next((found for found in solved if found is not None), None)
         extended = _leaf(item, value, bindings)
         if extended is None:
             return None
@@ -166,7 +170,7 @@ def _with_rest(wanted: list[Any], given: list[ir.Value | None]) -> list[list[Goa
 def _goals(wanted: list[Any], given: list[ir.Value | None]) -> list[Goal]:
     """Cheap goals are met first, so that a mismatch is found before a subtree is walked."""
     pairs = list(zip(wanted, given, strict=True))
-    return sorted(pairs, key=lambda pair: not isinstance(pair[0], OutputPattern))
+    return sorted(pairs, key=lambda pair: not isinstance(pair[0], OutputPattern | Either))
 
 
 class _Rest(Variable):
@@ -213,11 +217,12 @@ def _other_root(root: OutputPattern, bindings: Bindings) -> Bindings | None:
 
 def _private(pattern: Pattern, bindings: Bindings) -> bool:
     """Whether nobody outside of the match reads what would vanish, all in one graph."""
-    matched = {bindings[item] for item in pattern.nodes}
+    present = [item for item in pattern.nodes if item in bindings]
+    matched = {bindings[item] for item in present}
     if len({id(node.graph) for node in matched}) != 1:
         return False
     replaced = {(root.node, root.index) for root in pattern.roots}
-    for item in pattern.nodes:
+    for item in present:
         if item.is_shared:
             continue
         for index, value in enumerate(bindings[item].outputs):

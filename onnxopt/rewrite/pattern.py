@@ -75,11 +75,19 @@ class OutputPattern:
 
 
 @dataclass(frozen=True, slots=True)
+class Either:
+    """Any one of several subtrees, tried in order; as a root, each makes a pattern of its own."""
+
+    options: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pattern:
-    """A traced pattern: roots (their outputs are replaced), size in nodes, and labels."""
+    """A traced pattern: its roots (whose outputs are replaced), all its nodes, its variables."""
 
     roots: tuple[OutputPattern, ...]
     nodes: tuple[NodePattern, ...]
+    variables: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -104,6 +112,13 @@ class PatternBuilder:
             return tuple(OutputPattern(node, index) for index in range(outputs))
 
         return build
+
+    def either(self, *options: Any) -> Either:
+        """A place where exporters differ: the first of `options` that matches counts.
+
+        A variable that only some options bind is None in a hit where it was not bound.
+        """
+        return Either(options)
 
     def of(self, domain: str) -> PatternBuilder:
         """The same builder for ops of another domain."""
@@ -133,25 +148,33 @@ def _variable(name: str, annotation: Any) -> Variable:
     return Variable(name, kind, "None" in words)
 
 
-def trace(method: Callable[..., Any]) -> Pattern:
-    """Call a bound `pattern` method once with placeholders and keep the tree it builds."""
+def trace(method: Callable[..., Any]) -> tuple[Pattern, ...]:
+    """Call a bound `pattern` method once with placeholders and keep the tree it builds.
+
+    Gives one pattern, or one for each option where the root is an Either.
+    """
     parameters = list(inspect.signature(method).parameters.values())[1:]
     variables = [_variable(p.name, p.annotation) for p in parameters]
-    builder = PatternBuilder()
-    result = method(builder, *variables)
+    result = method(PatternBuilder(), *variables)
+    options = result.options if isinstance(result, Either) else (result,)
+    return tuple(_pattern(option, [variable.name for variable in variables]) for option in options)
+
+
+def _pattern(result: Any, variables: Sequence[str]) -> Pattern:
     roots: Sequence[Any] = result if isinstance(result, tuple) else (result,)
     if not roots or not all(isinstance(root, OutputPattern) for root in roots):
         raise RuleError("a pattern must return the output, or a tuple of outputs, that it replaces")
-    return Pattern(tuple(roots), tuple(_reachable(roots)))
+    return Pattern(tuple(roots), tuple(_reachable(roots)), tuple(variables))
 
 
-def _reachable(roots: Sequence[OutputPattern]) -> Iterator[NodePattern]:
+def _reachable(roots: Sequence[Any]) -> Iterator[NodePattern]:
     seen: set[int] = set()
-    stack = [root.node for root in roots]
+    stack: list[Any] = list(roots)
     while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        stack.extend(item.node for item in node.inputs if isinstance(item, OutputPattern))
+        item = stack.pop()
+        if isinstance(item, Either):
+            stack.extend(item.options)
+        elif isinstance(item, OutputPattern) and id(item.node) not in seen:
+            seen.add(id(item.node))
+            yield item.node
+            stack.extend(item.node.inputs)
