@@ -1,0 +1,258 @@
+"""What a model is made of and what it takes: nodes, parameters, bytes, multiply-accumulates."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
+
+from onnxopt import io, ops
+from onnxopt.bench.macs import Dims, macs_of
+
+ANONYMOUS = "?"
+"""The name under which dims without a name stand in `Cost.macs_at`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The size of a model and the work of one run.
+
+    `nodes` and `ops` (by operator; with the domain in front of all but the standard one) leave out
+    Constant nodes and count the bodies of If, Loop, Scan and of local functions once.
+    `parameters` are the elements of all initializers and Constant tensors, shared ones once;
+    `dtypes` are the same by element type, `parameter_bytes` their size, `bytes` the whole model's.
+    `macs` are the multiply-accumulates of one run at the sizes in `macs_at`; None where no shape
+    that they need is known. `macs_missing` counts, by operator, the nodes they leave out.
+    """
+
+    nodes: int
+    ops: Mapping[str, int]
+    parameters: int
+    parameter_bytes: int
+    bytes: int
+    dtypes: Mapping[str, int]
+    macs: int | None
+    macs_by_op: Mapping[str, int] = field(default_factory=dict)
+    macs_at: Mapping[str, int] = field(default_factory=dict)
+    macs_missing: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def cost(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
+    """The cost of `model`, from the shapes its values carry now.
+
+    Shapes are read and not inferred: run `onnxopt.passes.shapes.infer` first. `dims` gives sizes
+    to symbolic dims; every other one counts as 1, and `Cost.macs_at` says which did.
+    """
+    counted = Counter(map(op_name, all_nodes(model)))
+    tensors = list(_distinct(_constants(model)))
+    dtypes: Counter[str] = Counter()
+    for tensor in tensors:
+        dtypes[tensor.dtype.name] += tensor.size
+    work = _Work(model, dims or {})
+    macs = work.graph(model.graph)
+    total = sum(macs.values())
+    return Cost(
+        nodes=sum(counted.values()),
+        ops=dict(sorted(counted.items())),
+        parameters=sum(dtypes.values()),
+        parameter_bytes=sum(tensor.nbytes for tensor in tensors),
+        bytes=io.model_bytes(model),
+        dtypes=dict(sorted(dtypes.items())),
+        macs=None if work.missing and not total else total,
+        macs_by_op=dict(sorted((name, count) for name, count in macs.items() if count)),
+        macs_at=dict(sorted(work.at.items())),
+        macs_missing=dict(sorted(work.missing.items())),
+        notes=tuple(work.notes),
+    )
+
+
+def cost_at(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
+    """The cost of `model` with shapes inferred for inputs of one size, the model left as it is.
+
+    This knows more than `cost`: what can't be said about every size can often be said about one,
+    and local functions are looked into. Dims of the inputs that are in `dims` have the size given
+    there, all others without a number count as 1.
+    """
+    from onnx_ir.passes import common
+
+    from onnxopt.passes import shapes
+
+    copy = model.clone()
+    common.InlinePass()(copy)
+    bound = _fix_inputs(copy, dims or {})
+    shapes.infer(copy)
+    work = cost(copy)
+    plain = cost(model, dims=dims)
+    return replace(
+        plain,
+        macs=work.macs,
+        macs_by_op=work.macs_by_op,
+        macs_at=bound,
+        macs_missing=work.macs_missing,
+        notes=work.notes,
+    )
+
+
+def op_name(node: ir.Node) -> str:
+    """The operator as people write it: "Conv", "com.microsoft.FusedConv"."""
+    standard = node.domain in ops.STANDARD_DOMAINS
+    return node.op_type if standard else f"{node.domain}.{node.op_type}"
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node but Constants: of the graph, of the bodies in it and of the local functions."""
+    for node in itertools.chain.from_iterable(body.all_nodes() for body in _bodies(model)):
+        if not ops.is_standard(node, "Constant"):
+            yield node
+
+
+def _bodies(model: ir.Model) -> tuple[ir.Graph | ir.Function, ...]:
+    return (model.graph, *model.functions.values())
+
+
+def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    bodies = _bodies(model)
+    for graph in (model.graph, *itertools.chain.from_iterable(b.subgraphs() for b in bodies)):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+    for node in itertools.chain.from_iterable(body.all_nodes() for body in bodies):
+        if ops.is_standard(node, "Constant"):
+            tensor = ops.constant(node.outputs[0])
+            if tensor is not None:
+                yield tensor
+
+
+def _distinct(tensors: Iterable[ir.TensorProtocol]) -> Iterable[ir.TensorProtocol]:
+    """Each stored tensor once: the same object, or the same bytes of the same external file."""
+    found: dict[Hashable, ir.TensorProtocol] = {}
+    for tensor in tensors:
+        key: Hashable = id(tensor)
+        if isinstance(tensor, ir.ExternalTensor):
+            key = (str(tensor.location), tensor.offset, tensor.length)
+        found.setdefault(key, tensor)
+    return found.values()
+
+
+class _Work:
+    """Adds up multiply-accumulates, and remembers what was assumed and what was left out."""
+
+    def __init__(self, model: ir.Model, dims: Mapping[str, int]) -> None:
+        self.functions = model.functions
+        self.bound = _bound(model, dims)
+        self.at: dict[str, int] = {}
+        self.missing: Counter[str] = Counter()
+        self.notes: dict[str, None] = {}
+        self._known: dict[str, int | None] = {}
+
+    def graph(self, graph: Iterable[ir.Node]) -> Counter[str]:
+        """Multiply-accumulates by operator of one run of the nodes of a graph or function."""
+        total: Counter[str] = Counter()
+        for node in graph:
+            function = self.functions.get(node.op_identifier())
+            bodies = ops.subgraphs(node)
+            if function is not None:
+                total.update(self.graph(function))
+            elif bodies:
+                total.update(self._bodies(node, bodies))
+            else:
+                macs = macs_of(node, self.shape_of)
+                if macs is None:
+                    self.missing[op_name(node)] += 1
+                elif macs:
+                    total[op_name(node)] += macs
+        return total
+
+    def _bodies(self, node: ir.Node, bodies: tuple[ir.Graph, ...]) -> Counter[str]:
+        counts = [self.graph(body) for body in bodies]
+        largest = max(counts, key=lambda count: sum(count.values()))
+        if not any(largest.values()) or ops.is_standard(node, "If"):
+            return largest
+        times = self._trips(node)
+        if times is None:
+            self.notes[f"the body of {node.op_type} {node.name!r} is counted once"] = None
+        return Counter({name: count * (times or 1) for name, count in largest.items()})
+
+    def _trips(self, node: ir.Node) -> int | None:
+        """How often a Loop or Scan runs its body, or None where the model does not say."""
+        if ops.is_standard(node, "Loop"):
+            limit = ops.constant(node.inputs[0])
+            # A condition that is given and computed inside can end the loop earlier.
+            return int(limit.numpy()) if limit is not None and node.inputs[1] is None else None
+        scanned = node.attributes.get("num_scan_inputs")
+        axes = node.attributes.get("scan_input_axes")
+        if not ops.is_standard(node, "Scan") or scanned is None:
+            return None
+        first = len(node.inputs) - scanned.as_int()
+        shape = self.shape_of(node.inputs[first])
+        axis = axes.as_ints()[0] if axes is not None else 0
+        return shape[axis] if shape else None
+
+    def shape_of(self, value: ir.Value | None) -> Dims | None:
+        """The shape of `value` with every symbolic dim at its size; None if a size is not known."""
+        if value is None:
+            return None
+        shape: ir.ShapeProtocol | None = value.shape
+        if shape is None and value.const_value is not None:
+            shape = value.const_value.shape
+        if shape is None:
+            return None
+        sizes = [dim if isinstance(dim, int) else self._size(dim.value) for dim in shape]
+        known = tuple(size for size in sizes if size is not None)
+        return known if len(known) == len(sizes) else None
+
+    def _size(self, name: str | None) -> int | None:
+        if name is None:
+            return None
+        if name not in self._known:
+            self._known[name] = self._evaluated(name)
+        return self._known[name]
+
+    def _evaluated(self, name: str) -> int | None:
+        dim = ir.SymbolicDim(name)
+        symbols = frozenset({name}) if name in self.bound else _symbols(dim)
+        if not symbols <= self.bound.keys():
+            return None
+        sizes = {symbol: self.bound[symbol] for symbol in symbols}
+        size = sizes[name] if name in sizes else dim.evaluate(sizes)
+        self.at.update(sizes)
+        # A floor of a size taken as 1 may give 0, and no dim of a run is negative.
+        return max(size, 1) if isinstance(size, int) else None
+
+
+def _symbols(dim: ir.SymbolicDim) -> frozenset[str]:
+    try:
+        return dim.free_symbols()
+    except ValueError:  # exporters also write names that are no expression, "a b"
+        return frozenset({str(dim.value)})
+
+
+def _bound(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
+    """A size for every symbol that the inputs are declared with, and for those in `dims`."""
+    found: dict[str, int] = {}
+    for value in model.graph.inputs:
+        for dim in value.shape.dims if value.shape is not None else ():
+            if not isinstance(dim, int) and dim.value is not None:
+                found[dim.value] = 1
+    return found | dict(dims)
+
+
+def _fix_inputs(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
+    """Give every input of `model` a static shape, in place; the sizes chosen, by symbol."""
+    chosen: dict[str, int] = {}
+    for value in model.graph.inputs:
+        if value.shape is None or value.is_initializer():
+            continue
+        sizes: list[int] = []
+        for dim in value.shape.dims:
+            if isinstance(dim, int) and dim >= 0:
+                sizes.append(dim)
+                continue
+            name = ANONYMOUS if isinstance(dim, int) or dim.value is None else dim.value
+            sizes.append(chosen.setdefault(name, dims.get(name, 1)))
+        value.shape = ir.Shape(sizes)
+    return dict(sorted(chosen.items()))
