@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -17,7 +17,8 @@ from onnxopt.rewrite.engine import CompiledRule
 class RewritePass:
     """Applies rules to their fixed point, in stages: first what only drops, then fusions, then all.
 
-    A fusion sees the graph before smaller rules take its pieces apart. `skip` holds (rule, site)
+    Large fusions come before small ones, so that a part is not taken for the whole, and before
+    other rules take their pieces apart. `skip` holds (rule, site)
     pairs of the journal that must not fire.
     """
 
@@ -48,5 +49,15 @@ def allowed(compiled: CompiledRule, level: Level) -> bool:
 def _stages(rules: Iterable[CompiledRule]) -> list[list[CompiledRule]]:
     everything = list(rules)
     drops = [rule for rule in everything if rule.rule.kind == "drop"]
-    fusions = [rule for rule in everything if rule.rule.kind in ("drop", "fuse")]
-    return [stage for stage in (drops, fusions, everything) if stage]
+    fusions = [rule for rule in everything if rule.rule.kind == "fuse"]
+    sizes = sorted({p.size for rule in fusions for p in rule.patterns if p.size > 2}, reverse=True)
+    tiers = [[*drops, *_at_least(size, fusions)] for size in sizes]
+    return [stage for stage in (drops, *tiers, everything) if stage]
+
+
+def _at_least(size: int, rules: Iterable[CompiledRule]) -> list[CompiledRule]:
+    """The rules with only those of their patterns that have `size` nodes or more."""
+    cut = [
+        replace(rule, patterns=tuple(p for p in rule.patterns if p.size >= size)) for rule in rules
+    ]
+    return [rule for rule in cut if rule.patterns]
