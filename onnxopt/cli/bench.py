@@ -27,7 +27,7 @@ from onnxopt.cli.progress import Progress
 def command(models: tuple[str, ...], quiet: bool, as_json: bool, **asked: Any) -> None:
     """Time A and every B on onnxruntime, in turns, in fresh sessions.
 
-    A is also timed against itself: a B is faster or slower only where it stands clear of that noise.
+    A is also timed against itself; B is faster or slower only where it is clear of that noise.
     """
     from onnxopt import api
     from onnxopt.report.pages import timing_page

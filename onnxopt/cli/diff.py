@@ -15,7 +15,9 @@ from onnxopt.cli.output import emit
 @options.output
 def command(a: str, b: str, verbose: bool, quiet: bool, as_json: bool) -> None:
     """Compare the graphs of A and B: inputs, outputs, nodes, weights and metadata, by name."""
-    from onnxopt.report.difference import diff, difference_page
+    from onnxopt import io
+    from onnxopt.report.difference import difference
+    from onnxopt.report.difference_page import difference_page
 
-    found = diff(a, b)
+    found = difference(io.load(a), io.load(b), names=(a, b))
     emit(found, lambda: difference_page(found, verbose=verbose), as_json=as_json, quiet=quiet)

@@ -19,7 +19,8 @@ def command(model: str, quiet: bool, as_json: bool, **asked: Any) -> None:
 
     It also says what would block the optimizer, and what to do about it.
     """
-    from onnxopt.report.inspection import inspect, inspection_page
+    from onnxopt import api
+    from onnxopt.report.inspection_page import inspection_page
 
-    found = inspect(model, **asked)
+    found = api.inspect(model, **asked)
     emit(found, lambda: inspection_page(found), as_json=as_json, quiet=quiet)

@@ -36,7 +36,9 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0].endswith(".onnx"):
-            raise click.UsageError(f"name a command first: `onnxopt optimize {args[0]} -o OUT`", ctx)
+            raise click.UsageError(
+                f"name a command first: `onnxopt optimize {args[0]} -o OUT`", ctx
+            )
         return super().resolve_command(ctx, args)
 
 

@@ -22,7 +22,9 @@ from onnxopt.cli.progress import Progress
     help="clean: fold and clean up; exact: also rewrites that keep every bit; close: also rewrites"
     " that may round differently.",
 )
-@click.option("--only", multiple=True, metavar="RULE", help="Run only this rule or pass; repeatable.")
+@click.option(
+    "--only", multiple=True, metavar="RULE", help="Run only this rule or pass; repeatable."
+)
 @click.option("--disable", multiple=True, metavar="RULE", help="Leave it out; repeatable.")
 @click.option(
     "--freeze-inputs",
@@ -31,7 +33,8 @@ from onnxopt.cli.progress import Progress
 )
 @click.option(
     "--max-growth",
-    type=options.Share(),
+    type=options.share,
+    metavar="SHARE",
     default="3%",
     show_default=True,
     help="How much of the file's size folding may add.",

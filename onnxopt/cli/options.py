@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -13,56 +14,32 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Shape = tuple[int, ...]
 
 
-class InputShape(click.ParamType):
+def input_shape(text: str) -> tuple[str, Shape]:
     """`x:1,3,224,224` as ("x", (1, 3, 224, 224)); the name may hold colons itself."""
-
-    name = "NAME:D,D,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Shape]:
-        if isinstance(value, tuple):
-            return value
-        name, colon, dims = str(value).rpartition(":")
-        try:
-            shape = tuple(int(dim) for dim in dims.split(",")) if dims else ()
-        except ValueError:
-            shape = (-1,)
-        if not colon or not name or any(size < 0 for size in shape):
-            self.fail(f"{value!r} is not NAME:D,D,... such as x:1,3,224,224", param, ctx)
-        return name, shape
+    name, colon, dims = text.rpartition(":")
+    sizes = dims.split(",") if dims else []
+    if not colon or not name or not all(size.strip().isdecimal() for size in sizes):
+        raise click.BadParameter(f"{text!r} is not NAME:D,D,... such as x:1,3,224,224")
+    return name, tuple(map(int, sizes))
 
 
-class Dim(click.ParamType):
+def dim(text: str) -> tuple[str, int]:
     """`batch=1` as ("batch", 1)."""
-
-    name = "NAME=SIZE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, size = str(value).rpartition("=")
-        if not equals or not name or not size.isdecimal():
-            self.fail(f"{value!r} is not NAME=SIZE such as batch=1", param, ctx)
-        return name, int(size)
+    name, equals, size = text.rpartition("=")
+    if not equals or not name or not size.isdecimal():
+        raise click.BadParameter(f"{text!r} is not NAME=SIZE such as batch=1")
+    return name, int(size)
 
 
-class Share(click.ParamType):
+def share(text: str) -> float:
     """`3%` or `0.03` as 0.03."""
-
-    name = "SHARE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value)
-        try:
-            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share < float("inf"):
-            self.fail(f"{value!r} is not a share such as 3% or 0.03", param, ctx)
-        return share
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise click.BadParameter(f"{text!r} is not a share such as 3% or 0.03")
+    return number
 
 
 def once(pairs: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
@@ -87,7 +64,8 @@ def shapes(command: Command) -> Command:
     command = click.option(
         "--dim",
         "dims",
-        type=Dim(),
+        type=dim,
+        metavar="NAME=SIZE",
         multiple=True,
         callback=lambda _, __, pairs: once(pairs, "--dim"),
         help="Size of a symbolic dim, such as batch=1; repeatable.",
@@ -95,7 +73,8 @@ def shapes(command: Command) -> Command:
     return click.option(
         "--input-shape",
         "input_shapes",
-        type=InputShape(),
+        type=input_shape,
+        metavar="NAME:D,D,...",
         multiple=True,
         callback=lambda _, __, pairs: once(pairs, "--input-shape"),
         help="Shape of an input, such as x:1,3,224,224; repeatable.",
@@ -123,7 +102,11 @@ def feeds(command: Command) -> Command:
 def seed(command: Command) -> Command:
     """--seed."""
     return click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of made inputs."
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of made inputs.",
     )(command)
 
 
@@ -141,9 +124,10 @@ def runtime(command: Command) -> Command:
         "providers",
         multiple=True,
         default=("CPUExecutionProvider",),
-        show_default="cpu",
+        show_default=False,
         metavar="NAME",
-        help="onnxruntime execution provider, such as cuda; repeatable, in order of preference.",
+        help="onnxruntime execution provider, such as cuda; repeatable, in order of preference."
+        " Without it, cpu.",
     )(command)
 
 

@@ -23,7 +23,9 @@ def _table(table: Table) -> str:
     right = [column.startswith(">") for column in table.columns]
     cells = [[_escaped(cell).replace("|", "\\|") for cell in row] for row in table.rows]
     widths = [max(3, *map(len, column)) for column in zip(names, *cells, strict=True)]
-    rule = ["-" * (width - 1) + (":" if end else "-") for width, end in zip(widths, right, strict=True)]
+    rule = [
+        "-" * (width - 1) + (":" if end else "-") for width, end in zip(widths, right, strict=True)
+    ]
     rows = [_row(row, widths, right) for row in (names, rule, *cells)]
     return "\n".join(rows)
 

@@ -104,7 +104,7 @@ def timing_blocks(timing: Timing, *, verbose: bool) -> list[Block]:
             (
                 side.name,
                 _number(side.median.median),
-                f"{_number(side.median.low)} – {_number(side.median.high)}",
+                f"{_number(side.median.low)} to {_number(side.median.high)}",
                 _number(side.p95_ms),
                 _number(side.create_ms),
                 "" if side.peak_bytes is None else bytes_text(side.peak_bytes),
@@ -115,7 +115,9 @@ def timing_blocks(timing: Timing, *, verbose: bool) -> list[Block]:
     )
     floor = 100 * (timing.noise_floor - 1)
     base = f"Noise floor {floor:.1f} % (the first model against itself); {_threads(timing.threads)}"
-    blocks.append(Line(f"{base}, {plural(timing.rounds, 'round')}, {timing.seconds:.1f} s.", "quiet"))
+    blocks.append(
+        Line(f"{base}, {plural(timing.rounds, 'round')}, {timing.seconds:.1f} s.", "quiet")
+    )
     return blocks + [Line(note) for note in timing.notes]
 
 

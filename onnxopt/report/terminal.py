@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import IO
 
 from rich import box
@@ -35,19 +34,13 @@ def _draw(console: Console, block: Block, width: int) -> None:
 
 def _table(table: Table) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    for number, column in enumerate(table.columns):
+    for column in table.columns:
         drawn.add_column(
             column.removeprefix(">"),
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
-            no_wrap=column.startswith(">") or None,
-            ratio=None if number else None,
+            no_wrap=column.startswith(">"),
         )
     for row in table.rows:
         drawn.add_row(*map(Text, row))
     return drawn
-
-
-def is_wanted() -> bool:
-    """False where the user's environment asks for plain text (NO_COLOR is rich's own business)."""
-    return os.environ.get("TERM") != "dumb"
