@@ -1,5 +1,6 @@
 """Everything a rule file imports: the rule class, its annotations and the exactness classes."""
 
+from onnxopt import ops
 from onnxopt.config import Exactness
 from onnxopt.rewrite.hit import Hit, NodeView, Operand, Refused
 from onnxopt.rewrite.pattern import Attr, Const, Value, Values
@@ -17,4 +18,5 @@ __all__ = [
     "Rule",
     "Value",
     "Values",
+    "ops",
 ]

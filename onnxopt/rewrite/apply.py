@@ -49,9 +49,11 @@ class Editor:
         site = found.root.outputs[0].name or ""
         edit = _Edit(self, graph, rule, found)
         replacements = [edit.replace(old, new) for old, new in pairs]
-        removals = edit.remove_dead(found.nodes)
+        freed = [old.producer() for old, _ in pairs]
+        removals = edit.remove_dead([*found.nodes, *(node for node in freed if node)])
         edit.settle_names()
-        if len(pairs) > 1:
+        if isinstance(result, dict) or len(pairs) > 1:
+            # What is replaced, or read, may stand after the root.
             self._unsorted[graph] = None
         entry = Entry(
             rule, site, graph, tuple(edit.added), tuple(edit.constants), tuple(replacements),
@@ -72,6 +74,7 @@ class _Edit:
         self._rule = rule
         self._found = found
         self._made: dict[Any, Any] = {}
+        self._settled: set[ir.Value] = set()
         self.added: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self._bases: dict[ir.Node, ir.Node] = {}
@@ -85,11 +88,12 @@ class _Edit:
         if old.is_graph_output() and not self._may_be_output(value):
             value = self._identity(value)
         names = (old.name, value.name)
-        fresh = value.producer() in self.added
+        fresh = value.producer() in self.added and value not in self._settled
         uses = tuple((node, index) for node, index in old.uses())
         slots = tuple(i for i, output in enumerate(self._graph.outputs) if output is old)
         old.replace_all_uses_with(value, replace_graph_outputs=True)
         if fresh or slots:
+            self._settled.add(value)
             _take_over(old, value, self._names)
         return Replacement(old, value, uses, slots, *names)
 
