@@ -144,11 +144,15 @@ class _Engine:
         return ()
 
     def _allowed(self, compiled: CompiledRule, node: ir.Node) -> bool:
-        if (compiled.name, node.outputs[0].name or "") in self.skip:
+        site = node.outputs[0].name or ""
+        if (compiled.name, site) in self.skip:
             return False
         first, last = compiled.rule.opsets
         opsets = self.editor.opsets(node)
         opset = opsets.get("", opsets.get("ai.onnx", 0))
+        if opset < first:
+            reason = f"it needs opset {first} (the model has {opset}); --opset {first} raises it"
+            self.refusals[(compiled.name, site)] = (compiled.name, node.name or site, reason)
         return first <= opset and (last is None or opset <= last)
 
     def _rewrite(self, compiled: CompiledRule, found: match.Match) -> list[ir.Node] | None:

@@ -109,6 +109,21 @@ class Operand:
         return float(tensor.numpy().reshape(()).astype(np.float64))
 
     @property
+    def filled(self) -> float | None:
+        """The number that every element of this constant equals, sign of zero included, or None."""
+        tensor = ops.constant(self.value)
+        if tensor is None or tensor.size == 0 or tensor.dtype == ir.DataType.STRING:
+            return None
+        array = tensor.numpy().reshape(-1)
+        first = array[0]
+        if array[-1] != first or not np.all(array == first):
+            return None
+        number = float(first)
+        if number == 0 and np.any(np.signbit(array.astype(np.float64)) != np.signbit(number)):
+            return None
+        return number
+
+    @property
     def ints(self) -> list[int] | None:
         """The elements of a small integer constant as a flat list, otherwise None."""
         tensor = ops.constant(self.value)
@@ -232,14 +247,9 @@ class Hit:
     Attr); labels are NodeViews. What stands in an option that was not taken is None.
     """
 
-    def __init__(
-        self, root: ir.Node, bindings: Mapping[str, Any], nodes: Mapping[str, ir.Node | None]
-    ) -> None:
+    def __init__(self, root: ir.Node, found: Mapping[str, Any]) -> None:
         self.root = NodeView(root)
-        self._found = dict(bindings)
-        for label, node in nodes.items():
-            if node is not None or label not in self._found:
-                self._found[label] = None if node is None else NodeView(node)
+        self._found = found
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -38,13 +38,11 @@ class Match:
 
     def hit(self) -> Hit:
         """The view of this match that a rule's `rewrite` gets."""
-        variables = {name: _view(self.bindings.get(name)) for name in self.pattern.variables}
-        labels = {
-            node.label: self.bindings.get(node)
-            for node in self.pattern.nodes
-            if node.label is not None
-        }
-        return Hit(self.root, variables, labels)
+        found = {name: _view(self.bindings.get(name)) for name in self.pattern.names}
+        for node in self.pattern.nodes:
+            if node.label is not None and node in self.bindings:
+                found[node.label] = NodeView(self.bindings[node])
+        return Hit(self.root, found)
 
     @property
     def nodes(self) -> list[ir.Node]:

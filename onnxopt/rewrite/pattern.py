@@ -83,11 +83,12 @@ class Either:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A traced pattern: its roots (whose outputs are replaced), all its nodes, its variables."""
+    """A traced pattern: its roots (whose outputs are replaced), all its nodes, and every name that
+    the whole rule's hits have (variables and labels)."""
 
     roots: tuple[OutputPattern, ...]
     nodes: tuple[NodePattern, ...]
-    variables: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -155,16 +156,19 @@ def trace(method: Callable[..., Any]) -> tuple[Pattern, ...]:
     """
     parameters = list(inspect.signature(method).parameters.values())[1:]
     variables = [_variable(p.name, p.annotation) for p in parameters]
-    result = method(PatternBuilder(), *variables)
+    builder = PatternBuilder()
+    result = method(builder, *variables)
     options = result.options if isinstance(result, Either) else (result,)
-    return tuple(_pattern(option, [variable.name for variable in variables]) for option in options)
+    names = [variable.name for variable in variables]
+    names += dict.fromkeys(node.label for node in builder.nodes if node.label is not None)
+    return tuple(_pattern(option, names) for option in options)
 
 
-def _pattern(result: Any, variables: Sequence[str]) -> Pattern:
+def _pattern(result: Any, names: Sequence[str]) -> Pattern:
     roots: Sequence[Any] = result if isinstance(result, tuple) else (result,)
     if not roots or not all(isinstance(root, OutputPattern) for root in roots):
         raise RuleError("a pattern must return the output, or a tuple of outputs, that it replaces")
-    return Pattern(tuple(roots), tuple(_reachable(roots)), tuple(variables))
+    return Pattern(tuple(roots), tuple(_reachable(roots)), tuple(names))
 
 
 def _reachable(roots: Sequence[Any]) -> Iterator[NodePattern]:
