@@ -7,16 +7,11 @@ that rewrites a model, `load_pass` what `--pass module:function` names.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
-import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, overload
 
 import onnx
@@ -24,9 +19,10 @@ import onnx_ir as ir
 
 from onnxopt import io
 from onnxopt.config import Exactness
-from onnxopt.errors import BadInput, RuleError
+from onnxopt.errors import RuleError
 from onnxopt.passes.base import Context, Pass, PassResult, Refusal
-from onnxopt.passes.foreign_restore import restore, values_of
+from onnxopt.passes.foreign_load import load_object
+from onnxopt.passes.foreign_restore import restore
 from onnxopt.passes.foreign_result import fingerprint, replace_contents
 from onnxopt.passes.foreign_tensors import same_tensor
 
@@ -234,21 +230,7 @@ def load_pass(spec: str) -> Pass:
         BadInput: The spec is malformed, or names nothing that exists.
         RuleError: The module fails to import, or what is named is not a pass.
     """
-    place, colon, attribute = spec.rpartition(":")
-    if not colon or not place or not attribute:
-        raise BadInput(
-            f"{spec!r} does not name a pass",
-            hint="write module:function, as in my_passes:drop_debug_outputs",
-        )
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            near = difflib.get_close_matches(part, [n for n in vars(module) if n[0] != "_"], 1)
-            hint = f"did you mean {place}:{near[0]}?" if near else f"look into {module.__file__}"
-            raise BadInput(f"{place!r} has no {attribute!r}", hint=hint)
-        found = getattr(found, part)
-    return foreign_pass(found)
+    return foreign_pass(load_object(spec))
 
 
 def _finish(
@@ -310,12 +292,16 @@ def _put_back(original: ir.Model, result: ir.Model, defaults: dict[str, ir.Tenso
         if default is not None and not value.is_initializer():
             value.const_value = default
             graph.initializers.add(value)
-    known = values_of(original.graph)
-    for value in graph.initializers.values():
-        before = known[value.name].const_value if value.name in known else None
-        now = value.const_value
+    stored = dict(graph.initializers)
+    for name, known in original.graph.initializers.items():
+        before, now = known.const_value, stored[name].const_value if name in stored else None
         if before is not None and now is not None and same_tensor(before, now):
-            value.const_value = before
+            stored[name].const_value = before
+    # Those that were there keep their order; what the tool added follows.
+    known_order = [name for name in original.graph.initializers if name in stored]
+    for name in [*known_order, *(n for n in stored if n not in original.graph.initializers)]:
+        del graph.initializers[name]
+        graph.initializers.add(stored[name])
     if result.opset_imports == original.opset_imports:
         result.ir_version = original.ir_version
     result.producer_name = original.producer_name
@@ -357,46 +343,3 @@ def _instance(kind: type) -> Any:
             f"{kind.__name__} can't be made without arguments: {error}",
             hint="make the pass in the module and name the instance",
         ) from error
-
-
-def _load_module(name: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        if name == missing or name.startswith(f"{missing}."):
-            raise BadInput(
-                f"there is no module {name!r}",
-                hint=f"run where {missing.partition('.')[0]}.py lies, or install its package",
-            ) from error
-        raise _failed_import(name, error) from error
-    except Exception as error:
-        raise _failed_import(name, error) from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise BadInput(
-            f"there is no file {str(path)!r}", hint="the part before the colon is a path"
-        )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise _failed_import(str(path), error) from error
-    return module
-
-
-def _failed_import(name: str, error: Exception) -> RuleError:
-    return RuleError(
-        f"{name!r} fails to import: {type(error).__name__}: {error}",
-        hint="import it in Python by itself to see where",
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -181,9 +181,11 @@ class _Careful:
                 or bool(should_exclude_node and should_exclude_node(node))
             )
 
-        _lower_float_constants(self.nodes)
+        sinks = [node for node in self.nodes if not node.outputs]
+        _lower_constants(self)
+        _drop_emptied_nodes(self, sinks)
         with _hidden_partial_shapes(self.nodes):
-            return super().fold_constants(  # type: ignore[misc]
+            super().fold_constants(  # type: ignore[misc]
                 fold_shapes=fold_shapes,
                 recurse_subgraphs=recurse_subgraphs,
                 partitioning=partitioning,
@@ -193,6 +195,8 @@ class _Careful:
                 should_exclude_node=keep,
                 recurse_functions=recurse if recurse_functions is None else recurse_functions,
             )
+        _drop_emptied_nodes(self, sinks)
+        return self
 
 
 class SurgeonGraph(_Careful, gs.Graph):  # type: ignore[misc]
@@ -318,18 +322,37 @@ def _exports(tensor: Any) -> bool:
     return ir.DataType.from_numpy(values.dtype).bitwidth >= 8
 
 
-def _lower_float_constants(nodes: Sequence[Any]) -> None:
-    for node in nodes:
-        number = node.attrs.get("value_float", node.attrs.get("value_floats"))
-        if node.op == "Constant" and isinstance(number, (int, float, list, tuple)):
-            array = np.array(number, dtype=np.float32)
-            node.attrs = {"value": gs.Constant(node.outputs[0].name, array)}
+def _lower_constants(graph: Any) -> None:
+    """Turn Constant nodes into constants, as graphsurgeon would, but at their element type."""
+    for node in graph.nodes:
+        values = _constant_values(node)
+        if values is not None:
+            node.outputs[0].to_constant(values)
+            node.outputs.clear()
+
+
+def _constant_values(node: Any) -> Any:
+    if node.op != "Constant" or len(node.attrs) != 1 or len(node.outputs) != 1:
+        return None
+    ((name, value),) = node.attrs.items()
+    if name == "value" and isinstance(value, gs.Constant):
+        return value._values
+    dtypes = {"value_float": np.float32, "value_int": np.int64}
+    dtype = dtypes.get(name.removesuffix("s"))
+    known = dtype is not None and not isinstance(value, gs.Node.AttributeRef)
+    return np.array(value, dtype=dtype) if known else None
+
+
+def _drop_emptied_nodes(graph: Any, sinks: Sequence[Any]) -> None:
+    # onnxruntime refuses a Constant, or a function with one, that gives nothing.
+    kept = {id(node) for node in sinks}
+    graph.nodes = [node for node in graph.nodes if node.outputs or id(node) in kept]
 
 
 @contextmanager
 def _hidden_partial_shapes(nodes: Sequence[Any]) -> Iterator[None]:
     # graphsurgeon replaces every Shape by the whole shape; it leaves operators it can't name.
-    partial = [n for n in nodes if n.op == "Shape" and ({"start", "end"} & _names(n.attrs))]
+    partial = [n for n in nodes if n.op == "Shape" and ("start" in n.attrs or "end" in n.attrs)]
     for node in partial:
         node.op = _HIDDEN_SHAPE
     try:
@@ -337,10 +360,6 @@ def _hidden_partial_shapes(nodes: Sequence[Any]) -> Iterator[None]:
     finally:
         for node in partial:
             node.op = "Shape"
-
-
-def _names(attributes: Mapping[str, Any]) -> set[str]:
-    return set(attributes)
 
 
 def is_graph(obj: object) -> bool:

@@ -31,7 +31,7 @@ def import_model(model: ir.Model) -> SurgeonGraph:
 
     An initializer that a caller may override is a variable, because its data is only a default.
     """
-    maker = _Importer(is_fixed(model))
+    maker = _Importer(is_fixed(model), model.ir_version)
     functions = [maker.function(function) for function in model.functions.values()]
     return maker.graph(
         model.graph,
@@ -40,7 +40,6 @@ def import_model(model: ir.Model) -> SurgeonGraph:
         producer_name=model.producer_name,
         producer_version=model.producer_version,
         functions=functions,
-        ir_version=model.ir_version,
     )
 
 
@@ -76,8 +75,9 @@ def _opset_protos(imports: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
 class _Importer:
     """Holds the tensors made so far, so that a captured value is one object in every graph."""
 
-    def __init__(self, fixed: Callable[[ir.Value], bool]) -> None:
+    def __init__(self, fixed: Callable[[ir.Value], bool], ir_version: int | None) -> None:
         self._fixed = fixed
+        self._ir_version = ir_version
         self._tensors: dict[ir.Value, Any] = {}
 
     def graph(self, graph: ir.Graph, **fields: Any) -> SurgeonGraph:
@@ -88,6 +88,8 @@ class _Importer:
             outputs=[self._tensor(value) for value in graph.outputs],
             name=graph.name or "",
             doc_string=graph.doc_string or "",
+            # Folding exports bodies and functions as models, which need a version as well.
+            ir_version=self._ir_version,
             **fields,
         )
 
@@ -103,6 +105,7 @@ class _Importer:
             outputs=[self._tensor(value) for value in function.outputs],
             doc_string=function.doc_string or "",
             attrs={a.name: self.attribute(a, scope) for a in function.attributes.values()},
+            ir_version=self._ir_version,
             **scope,
         )
         made.overload = function.overload
