@@ -18,6 +18,8 @@ PACKAGE = ROOT / "onnxopt"
 LAYERS = [
     {"errors", "config"},
     {"ops"},
+    {"wire"},
+    {"reader", "writer"},
     {"io"},
     {"runtime"},
     {"rewrite"},

@@ -12,7 +12,7 @@ def markdown(page: Page) -> str:
 
 def _block(block: Heading | Line | Table) -> str:
     if isinstance(block, Heading):
-        return f"## {block.text}"
+        return f"## {_escaped(block.text)}"
     if isinstance(block, Line):
         return _escaped(block.text)
     return _table(block)
