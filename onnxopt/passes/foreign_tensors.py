@@ -16,8 +16,7 @@ def ir_dtype(dtype: Any) -> ir.DataType:
     """
     if isinstance(dtype, (int, np.integer)):
         return ir.DataType(int(dtype))
-    found = np.dtype(dtype)
-    return ir.DataType.STRING if found.kind in "OSU" else ir.DataType.from_numpy(found)
+    return ir.DataType.from_numpy(np.dtype(dtype))
 
 
 def new_tensor(array: np.ndarray, dtype: Any, name: str) -> ir.TensorProtocol:

@@ -61,6 +61,8 @@ def described_model() -> ir.Model:
     for number, owner in enumerate(owners):
         owner.doc_string = f"doc {number}"
         owner.metadata_props.add(key="key", value=f"value {number}")
+    graph.node[1].name = "add"
+    function.attribute_proto[0].doc_string = "attribute doc"
     proto.metadata_props.add(key="labels", value="cat,dog")
     return io.load(proto)
 
@@ -274,6 +276,34 @@ def test_strings_survive_being_read_and_edited() -> None:
     assert list(model.graph.initializers["w"].const_value.numpy()) == [b"ab", b"xyz"]
 
 
+def test_new_strings_arrive() -> None:
+    model = parse("g (string[2] x) => (string[2] y) { y = Identity(x) }")
+
+    def edit(graph: gs.Graph) -> None:
+        graph.nodes[0].inputs[0] = gs.Constant("w", np.array(["ab", "cd"]))
+
+    run(edit, model)
+    assert list(model.graph.initializers["w"].const_value.numpy()) == [b"ab", b"cd"]
+
+
+def test_a_tensor_attribute_that_was_only_read_is_the_same_object() -> None:
+    model = parse("g () => (float[2] y) { y = Constant <value = float[2] {1, 2}> () }")
+    before = model.graph[0].attributes["value"]
+    run(lambda graph: graph.nodes[0].attrs["value"].values.sum() and None, model)
+    assert model.graph[0].attributes["value"] is before
+
+
+def test_overloads_of_a_function_stay_apart() -> None:
+    proto = io.to_proto(described_model())
+    other = proto.functions.add()
+    other.CopyFrom(proto.functions[0])
+    other.overload = proto.graph.node[2].overload = "second"
+    other.node[1].op_type = "Div"
+    model = io.load(proto)
+    run(lambda graph: graph.cleanup().toposort(), model)
+    assert io.to_proto(model) == io.to_proto(io.load(proto))
+
+
 def branches(reads_then: str, reads_else: str) -> ir.Model:
     return parse(
         f"""
@@ -293,6 +323,13 @@ def test_an_outer_constant_read_only_in_branches_is_not_copied_into_them() -> No
     run(edit, model)
     held = [list(graph.initializers) for graph in (model.graph, *model.graph.subgraphs())]
     assert held == [["w"], [], []]
+
+
+def test_an_outer_constant_read_in_one_branch_only_stays_outside() -> None:
+    model = branches("w", "x")
+    result = run(lambda graph: None, model)
+    assert list(model.graph.initializers) == ["w"]
+    assert not result.changed
 
 
 def test_a_new_constant_goes_where_all_its_readers_see_it() -> None:
@@ -532,8 +569,11 @@ def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
     result = helper.make_model(proto.graph, opset_imports=list(proto.opset_import))
     result.functions.extend(proto.functions)
     result.ir_version, result.producer_name = 11, "tool"
+    result.graph.input[0].type.ClearField("denotation")
+    result.graph.input[0].type.tensor_type.shape.dim[0].ClearField("denotation")
+    result.functions[0].attribute_proto[0].ClearField("doc_string")
     for node in result.graph.node:
-        node.doc_string = ""
+        node.name = node.doc_string = ""
         node.ClearField("metadata_props")
     result.graph.ClearField("doc_string")
     result.graph.ClearField("quantization_annotation")
