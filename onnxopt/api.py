@@ -57,6 +57,7 @@ def optimize(
     dims: Mapping[str, int] | None = None,
     only: Iterable[str] = (),
     disable: Iterable[str] = (),
+    enable: Iterable[str] = (),
     seed: int = 0,
     passes: Sequence[Pass] = (),
     check: bool = True,
@@ -83,6 +84,7 @@ def optimize(
         dims: Sizes of symbolic dims, by name.
         only: Names of the only rules and passes to run.
         disable: Names of rules and passes to leave out.
+        enable: Names of rules to run that are off by themselves.
         seed: Seed of the feeds that are made up.
         passes: Further passes of the user's, run after ours under the same guard.
         check: Prove parity with onnxruntime.
@@ -110,6 +112,7 @@ def optimize(
         dims=dict(dims or {}),
         only=tuple(only),
         disable=tuple(disable),
+        enable=tuple(enable),
         seed=seed,
     )  # fmt: skip
     if output is not None:

@@ -43,7 +43,8 @@ class Options:
     """What the user asked `optimize` for.
 
     `input_shapes` maps an input's name to its new shape, `dims` a symbolic dim to its new size;
-    `max_growth` is the share of the file's size that folding may add.
+    `max_growth` is the share of the file's size that folding may add; `enable` names rules that are
+    off unless asked for.
     """
 
     level: Level = Level.CLOSE
@@ -54,4 +55,5 @@ class Options:
     dims: Mapping[str, int] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     disable: tuple[str, ...] = ()
+    enable: tuple[str, ...] = ()
     seed: int = 0

@@ -14,7 +14,7 @@ from casefile import CASES, Case, all_cases, parse
 from onnx import numpy_helper
 
 from onnxopt import registry
-from onnxopt.config import Exactness
+from onnxopt.config import Exactness, Options
 from onnxopt.passes import shapes
 from onnxopt.passes.base import Context, PassResult
 from onnxopt.passes.rewrite import RewritePass
@@ -26,7 +26,8 @@ def rewritten(case: Case, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Pass
     """The model after only the case's rule ran, shapes inferred first."""
     loaded = ir.from_proto(model)
     shapes.infer(loaded)
-    result = RewritePass((registry.rules()[case.rule],)).run(loaded, Context())
+    context = Context(Options(enable=(case.rule,)))
+    result = RewritePass((registry.rules()[case.rule],)).run(loaded, context)
     return ir.to_proto(loaded), result
 
 

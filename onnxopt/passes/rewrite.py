@@ -29,7 +29,8 @@ class RewritePass:
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """See Pass.run; expects the facts that the fold pass leaves on the values."""
         rules = [rule for rule in self.rules if allowed(rule, context.options.level)]
-        outcome = engine.run(model, _stages(rules), skip=self.skip)
+        enabled = frozenset((*context.options.enable, *context.options.only))
+        outcome = engine.run(model, _stages(rules), skip=self.skip, enable=enabled)
         hits = outcome.journal.hits
         fired = [compiled.rule.exactness for compiled in rules if compiled.name in hits]
         return PassResult(

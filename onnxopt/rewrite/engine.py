@@ -69,14 +69,16 @@ def run(
     stages: Sequence[Sequence[CompiledRule]],
     *,
     skip: frozenset[tuple[str, str]] = frozenset(),
+    enable: frozenset[str] = frozenset(),
 ) -> Outcome:
     """Bring each stage's rules to their fixed point, in order; edits `model` in place.
 
-    `skip` holds (rule, site) pairs of the journal that must not fire again. Raises RuleError when
+    `skip` holds (rule, site) pairs of the journal that must not fire again; `enable` names rules
+    that run although they are off by themselves. Raises RuleError when
     rules keep undoing each other, or when a rule raises.
     """
     graphs = _graphs(model)
-    engine = _Engine(Editor(graphs), skip, _cap(graphs))
+    engine = _Engine(Editor(graphs), skip, enable, _cap(graphs))
     for stage in stages:
         engine.settle(index_rules(stage), graphs)
     engine.editor.sort()
@@ -106,6 +108,7 @@ def _cap(graphs: Sequence[ir.Graph]) -> int:
 class _Engine:
     editor: Editor
     skip: frozenset[tuple[str, str]]
+    enable: frozenset[str]
     cap: int
     refusals: dict[tuple[str, str], tuple[str, str, str]] = field(default_factory=dict)
 
@@ -150,10 +153,16 @@ class _Engine:
         first, last = compiled.rule.opsets
         opsets = self.editor.opsets(node)
         opset = opsets.get("", opsets.get("ai.onnx", 0))
+        if last is not None and opset > last:
+            return False
+        reason = ""
         if opset < first:
             reason = f"it needs opset {first} (the model has {opset}); --opset {first} raises it"
+        elif compiled.rule.off_because and compiled.name not in self.enable:
+            reason = f"{compiled.rule.off_because}; --enable {compiled.name} turns it on"
+        if reason:
             self.refusals[(compiled.name, site)] = (compiled.name, node.name or site, reason)
-        return first <= opset and (last is None or opset <= last)
+        return not reason
 
     def _rewrite(self, compiled: CompiledRule, found: match.Match) -> list[ir.Node] | None:
         node = found.root

@@ -30,6 +30,8 @@ class Rule(ABC):
     example: ClassVar[Example]
     opsets: ClassVar[tuple[int, int | None]] = (7, None)
     benefit: ClassVar[int] = 0
+    off_because: ClassVar[str] = ""
+    """Why the rule does not run unless the user enables it by name; empty for most."""
 
     @property
     def name(self) -> str:
