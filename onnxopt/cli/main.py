@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import signal
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import onnxopt
+from onnxopt.cli import startup
 from onnxopt.errors import OnnxoptError
 
 COMMANDS = ("optimize", "inspect", "validate", "bench", "diff", "rules")
@@ -53,9 +53,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    # Hundreds of thousands of long-lived objects are made in one go: the default thresholds make
-    # the collector walk all of them again and again.
-    gc.set_threshold(200_000, 20, 100)
+    startup.prepare()
     code = run(sys.argv[1:])
     _flush()
     sys.exit(code)
