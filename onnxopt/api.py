@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxopt import io
 from onnxopt.bench.cost import cost
-from onnxopt.config import Level, Options
+from onnxopt.config import Exactness, Level, Options
 from onnxopt.errors import BadInput
 from onnxopt.passes import dims as dims_pass
 from onnxopt.passes import manager, pipelines, shapes
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxopt.bench.timing import Timing
-    from onnxopt.check.parity import Reference
+    from onnxopt.check.parity import Parity, Reference
+    from onnxopt.report.inspection import Inspection
 
 CPU = "CPUExecutionProvider"
 
@@ -108,7 +109,7 @@ def optimize(
         freeze_inputs=freeze_inputs,
         max_growth=max_growth,
         opset=opset,
-        input_shapes={name: tuple(shape) for name, shape in (input_shapes or {}).items()},
+        input_shapes=_shapes(input_shapes),
         dims=dict(dims or {}),
         only=tuple(only),
         disable=tuple(disable),
@@ -155,6 +156,89 @@ def optimize(
     return Result(outcome.model, report)
 
 
+def validate(
+    reference: io.Source,
+    candidate: io.Source,
+    *,
+    level: Level | str = Level.CLOSE,
+    data: Any = None,
+    batch: int = 1,
+    seed: int = 0,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    providers: Sequence[str] = (CPU,),
+    threads: int = 0,
+) -> Parity:
+    """Whether two models give the same outputs; `level` "exact" asks for the same bits.
+
+    Feeds come from `data` (see check.data.read_data), or are made up from the reference's inputs.
+    Raises OnnxoptError where the reference or the data is not usable.
+    """
+    from onnxopt.check.parity import parity
+
+    exact = _level(level) is Level.EXACT
+    return parity(
+        reference,
+        candidate,
+        None if data is None else _data(data, io.load(reference), batch),
+        exactness=Exactness.EXACT if exact else Exactness.CLOSE,
+        providers=providers,
+        threads=threads,
+        seed=seed,
+        dims=dims,
+        input_shapes=_shapes(input_shapes),
+    )
+
+
+def bench(
+    models: Sequence[io.Source],
+    *,
+    data: Any = None,
+    batch: int = 1,
+    seed: int = 0,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    providers: Sequence[str] = (CPU,),
+    threads: int = 0,
+    seconds: float = 20.0,
+    peak_memory: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+) -> Timing:
+    """How fast models run on onnxruntime, the first being the reference (see bench.timing.bench).
+
+    Raises OnnxoptError where a model or the data is not usable.
+    """
+    from onnxopt.bench.timing import bench as time_models
+
+    return time_models(
+        models,
+        feeds=None if data is None or not models else _data(data, io.load(models[0]), batch),
+        providers=providers,
+        threads=threads,
+        seconds=seconds,
+        peak_memory=peak_memory,
+        dims=dims,
+        input_shapes=_shapes(input_shapes),
+        seed=seed,
+        progress=progress,
+    )
+
+
+def inspect(
+    model: io.Source,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Inspection:
+    """What is in a model and what would block the optimizer. Raises OnnxoptError, see optimize."""
+    from onnxopt.report.inspection import inspection
+
+    original = io.load(model)
+    options = Options(input_shapes=_shapes(input_shapes), dims=dict(dims or {}))
+    file = io.file_info(model) if isinstance(model, str | os.PathLike) else None
+    return inspection(original, prepare(original, options), source=_name(model), file=file)
+
+
 def prepare(model: ir.Model, options: Options) -> ir.Model:
     """A copy with the user's shapes bound, inputs frozen if asked, and facts inferred."""
     prepared = model.clone()
@@ -184,14 +268,23 @@ def _reference(
 
 
 def _feeds(prepared: ir.Model, options: Options, data: Any, batch: int) -> Any:
-    from onnxopt.check.data import read_data
     from onnxopt.check.feeds import synthesize
 
     if data is not None:
-        return read_data(data, prepared, batch)
+        return _data(data, prepared, batch)
     return synthesize(
         prepared, seed=options.seed, dims=options.dims, input_shapes=options.input_shapes
     )
+
+
+def _data(data: Any, model: ir.Model, batch: int) -> Any:
+    from onnxopt.check.data import read_data
+
+    return read_data(data, model, batch)
+
+
+def _shapes(given: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in (given or {}).items()}
 
 
 def _timing(

@@ -1,4 +1,4 @@
-"""Makes a command start sooner. For the command line alone: a library must not do this to others."""
+"""Makes a command start sooner, in ways that are for a command line and not for a library."""
 
 from __future__ import annotations
 

@@ -60,18 +60,14 @@ def timing_page(timing: Timing) -> Page:
 
 
 def parity_blocks(parity: Parity, *, verbose: bool) -> list[Block]:
-    """The verdict; the numbers of each output where asked for or where one is out of bounds."""
-    failed = [output for output in parity.outputs if not output.passed]
-    if failed:
-        verdict = Line(f"The outputs differ: {listing([o.name for o in failed])}.", "bad")
-    elif not parity.passed:
-        verdict = Line("The models do not agree.", "bad")
-    else:
-        verdict = Line(f"The outputs agree in {plural(parity.runs, 'run')}.", "good")
-    blocks: list[Block] = [verdict]
+    """The verdict; the numbers of each output where asked for or where there is a word on it."""
+    blocks: list[Block] = [_verdict(parity)]
     if not parity.deterministic:
-        text = "The reference itself gives other numbers from run to run; those were left out."
-        blocks.append(Line(text))
+        blocks.append(Line("The reference itself gives other numbers when it runs again."))
+    if parity.skipped:
+        sizes = plural(parity.skipped, "made-up size")
+        blocks.append(Line(f"The reference does not run at {sizes}; they were left out.", "quiet"))
+    shown = [output for output in parity.outputs if verbose or output.reason]
     columns = ("output", "type", ">max abs", ">of tolerance", ">cosine", ">SQNR dB", "")
     rows = [
         (
@@ -81,11 +77,23 @@ def parity_blocks(parity: Parity, *, verbose: bool) -> list[Block]:
             _number(output.worst),
             _number(output.cosine, 6),
             _number(output.sqnr_db, 4),
-            "" if output.passed else output.reason,
+            output.reason,
         )
-        for output in (parity.outputs if verbose else failed)
+        for output in shown
     ]
-    return blocks + table(columns, rows)
+    return [*blocks, *table(columns, rows), *map(Line, parity.notes)]
+
+
+def _verdict(parity: Parity) -> Line:
+    if parity.failure:
+        return Line(f"{parity.failure[:1].upper()}{parity.failure[1:]}.", "bad")
+    failed = [output.name for output in parity.outputs if not output.passed]
+    if failed:
+        return Line(f"These outputs differ: {listing(failed)}.", "bad")
+    worst = max((output.worst for output in parity.outputs), default=0.0)
+    used = "to the bit" if not worst else f"using {100 * worst:.2g} % of the tolerance at most"
+    kind = "exactly" if parity.exactness.name == "EXACT" else "up to rounding"
+    return Line(f"The outputs agree {kind} in {plural(parity.runs, 'run')}, {used}.", "good")
 
 
 def timing_blocks(timing: Timing, *, verbose: bool) -> list[Block]:
