@@ -26,6 +26,7 @@ Value: TypeAlias = Any
 """A numpy array, a list (sequence), a dict (map) or None (an empty optional)."""
 
 _FATAL = 4
+_LONGEST = 300
 # Without this the environment's own logger writes warnings to stderr before any session exists.
 onnxruntime.set_default_logger_severity(_FATAL)
 
@@ -108,6 +109,12 @@ class Session:
         return cls(native, inputs, outputs, asked, tuple(native.get_providers()), kept)
 
     @property
+    def feedable(self) -> frozenset[str]:
+        """The names `run` takes: inputs, and initializers that may be overridden."""
+        overridable = self.native.get_overridable_initializers()
+        return frozenset(i.name for i in (*self.inputs, *overridable))
+
+    @property
     def fallen_back(self) -> tuple[str, ...]:
         """Providers that were asked for and that onnxruntime silently left out."""
         return tuple(name for name in self.requested if name not in self.providers)
@@ -138,12 +145,11 @@ class Session:
         self, names: list[str], special: list[str], given: Mapping[str, Any]
     ) -> list[Value]:
         boxed = {name: _to_ort_value(value) for name, value in given.items()}
-        values = dict(
-            zip(special, map(_from_ort_value, self.native.run_with_ort_values(special, boxed)))
-        )
+        results = self.native.run_with_ort_values(special, boxed)
+        values = {name: _from_ort_value(v) for name, v in zip(special, results, strict=True)}
         plain = [name for name in names if name not in values]
         if plain:
-            values |= zip(plain, self.native.run(plain, dict(given)))
+            values |= zip(plain, self.native.run(plain, dict(given)), strict=True)
         return [values[name] for name in names]
 
 
@@ -158,7 +164,7 @@ def evaluate(
         RuntimeFailed: onnxruntime can't load or run the model.
     """
     session = Session.open(model, optimize=False, threads=1)
-    return dict(zip((o.name for o in session.outputs), session.run(feeds)))
+    return dict(zip((o.name for o in session.outputs), session.run(feeds), strict=True))
 
 
 def first_line(error: BaseException) -> str:
@@ -168,11 +174,12 @@ def first_line(error: BaseException) -> str:
     if text.endswith("the following indices") and len(lines) > 1:
         text = f"{text}: {lines[1].strip()}"
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return re.sub(r"/onnxruntime_src/\S+ ", "", text)
+    text = re.sub(r"/onnxruntime_src/\S+ ", "", re.sub(r"^Load model from .*? failed:", "", text))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def numpy_dtype(element: str) -> np.dtype[Any]:
-    """The numpy or ml_dtypes dtype of an element type as onnxruntime spells it; object for strings."""
+    """The numpy or ml_dtypes dtype of onnxruntime's name for an element; object for strings."""
     return np.dtype(ir.DataType[element.upper()].numpy())
 
 
