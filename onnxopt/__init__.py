@@ -1,3 +1,59 @@
 """onnxopt: rewrite ONNX graphs, prove that nothing changed, measure what it brought."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxopt.api import Result, bench, inspect, optimize, validate
+    from onnxopt.config import Exactness, Level, Options
+    from onnxopt.errors import OnnxoptError
+    from onnxopt.io import load, save
+    from onnxopt.passes.foreign import foreign_pass, graphsurgeon_pass
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Exactness": "config",
+    "Level": "config",
+    "OnnxoptError": "errors",
+    "Options": "config",
+    "Result": "api",
+    "bench": "api",
+    "foreign_pass": "passes.foreign",
+    "graphsurgeon_pass": "passes.foreign",
+    "inspect": "api",
+    "load": "io",
+    "optimize": "api",
+    "save": "io",
+    "validate": "api",
+}
+
+__all__ = [
+    "Exactness",
+    "Level",
+    "OnnxoptError",
+    "Options",
+    "Result",
+    "bench",
+    "foreign_pass",
+    "graphsurgeon_pass",
+    "inspect",
+    "load",
+    "optimize",
+    "save",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that start-up stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxopt' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"onnxopt.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -15,7 +15,6 @@ from onnxopt import io
 from onnxopt.bench.cost import cost
 from onnxopt.config import Exactness, Level, Options
 from onnxopt.errors import BadInput
-from onnxopt.passes import dims as dims_pass
 from onnxopt.passes import manager, pipelines, shapes
 from onnxopt.passes.base import Context, Pass
 from onnxopt.report.record import Report, Versions
@@ -131,14 +130,26 @@ def optimize(
         prove=None if reference is None else reference.parity,
         progress=progress,
     )
-    after = cost(shapes.refreshed(outcome.model))
+    shapes.infer(outcome.model)
+    after = cost(outcome.model)
     shapes.restore(outcome.model)
     failed = outcome.parity is not None and not outcome.parity.passed
     if output is not None and not failed:
         io.save(outcome.model, output, external=external, overwrite=overwrite)
     timing = None
     if bench and not failed:
-        timing = _timing(source, outcome.model, prepared, options, data, batch, providers, threads)
+        from onnxopt.bench.timing import bench as time_both
+
+        timing = time_both(
+            [source, outcome.model],
+            names=("original", "optimized"),
+            feeds=None if data is None else _feeds(prepared, options, data, batch),
+            dims=options.dims,
+            input_shapes=options.input_shapes,
+            seed=seed,
+            providers=providers,
+            threads=threads,
+        )
     report = Report(
         source=_name(model),
         output="<memory>" if output is None else os.fspath(output),
@@ -243,7 +254,9 @@ def prepare(model: ir.Model, options: Options) -> ir.Model:
     """A copy with the user's shapes bound, inputs frozen if asked, and facts inferred."""
     prepared = model.clone()
     if options.input_shapes or options.dims:
-        dims_pass.bind(prepared, options.input_shapes, options.dims)
+        from onnxopt.passes.dims import bind
+
+        bind(prepared, options.input_shapes, options.dims)
     if options.freeze_inputs:
         shapes.freeze_inputs(prepared)
     shapes.remember(prepared)
@@ -285,22 +298,6 @@ def _data(data: Any, model: ir.Model, batch: int) -> Any:
 
 def _shapes(given: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, shape in (given or {}).items()}
-
-
-def _timing(
-    source: Any,
-    optimized: ir.Model,
-    prepared: ir.Model,
-    options: Options,
-    data: Any,
-    batch: int,
-    providers: Sequence[str],
-    threads: int,
-) -> Timing:
-    from onnxopt.bench.timing import bench
-
-    feeds = _feeds(prepared, options, data, batch)
-    return bench([source, optimized], feeds=feeds, providers=providers, threads=threads)
 
 
 def _name(model: io.Source) -> str:

@@ -49,18 +49,11 @@ def run(
     outcome = _Run(model, context, prove is not None, None, progress).all(passes)
     if prove is None:
         return outcome
-    parity = prove(saved_form(outcome.model), outcome.exactness)
+    parity = prove(shapes.declared_copy(outcome.model), outcome.exactness)
     if parity.passed:
         return _with_parity(outcome, parity)
     outcome = _Run(model, context, True, prove, progress).all(passes)
-    return _with_parity(outcome, prove(saved_form(outcome.model), outcome.exactness))
-
-
-def saved_form(model: ir.Model) -> ir.Model:
-    """A copy of the model with every annotation as it was declared, as it would be saved."""
-    copy = model.clone()
-    shapes.restore(copy)
-    return copy
+    return _with_parity(outcome, prove(shapes.declared_copy(outcome.model), outcome.exactness))
 
 
 def _with_parity(outcome: Outcome, parity: Parity) -> Outcome:
@@ -146,7 +139,7 @@ class _Run:
                 return f"the result is not valid ONNX: {complaint}"
         if self._prove is not None:
             try:
-                parity = self._prove(saved_form(candidate), exactness)
+                parity = self._prove(shapes.declared_copy(candidate), exactness)
             except OnnxoptError as error:
                 return f"the result does not run: {error.message}"
             if not parity.passed:
