@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
 import onnx_ir as ir
 
 from onnxopt import io
 from onnxopt.passes import shapes
+
+Dims = tuple["int | str | None", ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Port:
 
     name: str
     type: str
-    shape: tuple[int | str | None, ...] | None
+    shape: Dims | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Interface:
     def of(cls, model: ir.Model) -> Interface:
         """The interface that `model` would be saved with."""
         return cls(
-            tuple(_port(value) for value in model.graph.inputs),
-            tuple(_port(value) for value in model.graph.outputs),
+            tuple(_input(value) for value in model.graph.inputs),
+            tuple(_output(value) for value in model.graph.outputs),
         )
 
     def breach(self, other: Interface) -> str:
@@ -53,12 +54,26 @@ def checker_complaint(model: ir.Model) -> str:
     return ""
 
 
-def _port(value: ir.Value) -> Port:
+def _input(value: ir.Value) -> Port:
     type_, shape = shapes.declared(value)
-    dims: tuple[Any, ...] | None = None
-    if shape is not None:
-        dims = tuple(dim if isinstance(dim, int) else dim.value for dim in shape.dims)
-    return Port(value.name or "", str(type_), dims)
+    kept, now = _dims(shape), _dims(value.shape)
+    if kept is not None and now is not None:
+        # A name for an unknown dim is a fact; a size that was not declared is a promise broken.
+        same_rank = len(kept) == len(now)
+        pairs = zip(kept, now, strict=True) if same_rank else ()
+        kept = tuple(n if isinstance(n, int) else k for k, n in pairs) if same_rank else now
+    return Port(value.name or "", str(value.type or type_), kept)
+
+
+def _output(value: ir.Value) -> Port:
+    type_, shape = shapes.declared(value)
+    return Port(value.name or "", str(value.type or type_), _dims(shape))
+
+
+def _dims(shape: ir.Shape | None) -> Dims | None:
+    if shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in shape.dims)
 
 
 def _ports_differ(kind: str, wanted: tuple[Port, ...], found: tuple[Port, ...]) -> str:
@@ -84,7 +99,7 @@ def _ports_differ(kind: str, wanted: tuple[Port, ...], found: tuple[Port, ...]) 
     return ""
 
 
-def _text(shape: tuple[int | str | None, ...] | None) -> str:
+def _text(shape: Dims | None) -> str:
     if shape is None:
         return "unknown"
     return "[" + ", ".join("?" if dim is None else str(dim) for dim in shape) + "]"
