@@ -17,6 +17,7 @@ from onnxopt.config import Exactness, Level, Options
 from onnxopt.errors import BadInput
 from onnxopt.passes import manager, pipelines, shapes
 from onnxopt.passes.base import Context, Pass
+from onnxopt.passes.fold import freeze_inputs
 from onnxopt.report.record import Report, Versions
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ def prepare(model: ir.Model, options: Options) -> ir.Model:
 
         bind(prepared, options.input_shapes, options.dims)
     if options.freeze_inputs:
-        shapes.freeze_inputs(prepared)
+        freeze_inputs(prepared)
     shapes.remember(prepared)
     shapes.infer(prepared)
     return prepared
