@@ -1,0 +1,68 @@
+"""What the README prints works as printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from onnxopt.cli.main import COMMANDS, Commands, cli, run
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the models, and one of them as model.onnx."""
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    shutil.copy(ROOT / "models" / "digits_mlp.onnx", tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _commands() -> list[str]:
+    lines = [line for language, text in BLOCKS if not language for line in text.splitlines()]
+    return [line for line in lines if line.startswith("onnxopt ")]
+
+
+def test_every_command_is_shown() -> None:
+    assert {shlex.split(line)[1] for line in _commands()} >= set(COMMANDS)
+
+
+def test_the_commands_work_one_after_another(folder: Path) -> None:
+    for line in _commands():
+        assert run(shlex.split(line, comments=True)[1:]) == 0, line
+
+
+@pytest.mark.parametrize("code", [text for language, text in BLOCKS if language == "python"])
+def test_the_python_works(folder: Path, code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_every_make_target_is_there() -> None:
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
+    assert named
+    assert named <= set(TARGETS)
+
+
+def test_every_option_is_there() -> None:
+    assert isinstance(cli, Commands)
+    context = cli.make_context("onnxopt", ["rules"], resilient_parsing=True)
+    commands = [cli.get_command(context, name) for name in COMMANDS]
+    known = {name for each in commands if each for option in each.params for name in option.opts}
+    named = set(re.findall(r"`(--[a-z-]+)", README)) | set(re.findall(r", `(--[a-z-]+)", README))
+    assert named
+    assert named <= known
+
+
+def test_every_path_is_there() -> None:
+    layout = next(text for _, text in BLOCKS if "onnxopt/api.py" in text)
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    for path in [line.split()[0] for line in layout.splitlines()] + links:
+        assert (ROOT / path).exists(), path
