@@ -1,0 +1,153 @@
+"""Constant folding: what is known before the model runs is computed once, here.
+
+One round infers shapes, computes what is constant, takes computed shapes off the operators that
+read them, and inlines branches that are always taken. A round that could have opened more is
+followed by another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.config import Exactness
+from onnxopt.passes import shapes
+from onnxopt.passes.base import Context, PassResult, Refusal
+from onnxopt.passes.fold_evaluate import Evaluation
+from onnxopt.passes.fold_place import Placer, sweep
+from onnxopt.passes.fold_plan import Budget, Constants, Plan, foldable, human, in_order, make_plan
+from onnxopt.passes.fold_symbolic import simplify
+from onnxopt.passes.inline import Inliner, taken_branch
+from onnxopt.passes.propagate import Facts, roots
+
+MOST_ROUNDS = 12
+LEAST_BUDGET = 4096
+"""Bytes that folding may add to however small a model."""
+
+GROWN = "onnxopt.grown"
+"""Where a model keeps how many bytes folding has added to it so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldPass:
+    """Computes what is constant, within the growth budget of the options."""
+
+    @property
+    def name(self) -> str:
+        return "fold"
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        """Fold in place until nothing is left to fold."""
+        shapes.remember(model)
+        frozen = shapes.freeze_inputs(model) if context.options.freeze_inputs else 0
+        run = _Run(model, context)
+        for _ in range(MOST_ROUNDS):
+            if not run.round():
+                break
+        hits = run.hits + Counter({"frozen input": frozen})
+        return PassResult(
+            changed=bool(hits),
+            hits={kind: hits[kind] for kind in sorted(hits)},
+            refusals=tuple(run.refusals.values()),
+            exactness=Exactness.EXACT,
+            notes=_what_freezing_brings(model, run.facts),
+        )
+
+
+@dataclass(slots=True)
+class _Run:
+    """The rounds over one model."""
+
+    model: ir.Model
+    context: Context
+    hits: Counter[str] = field(default_factory=Counter)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+
+    def round(self) -> bool:
+        """One round; gives whether another could find more."""
+        self.facts = shapes.infer(self.model)
+        self.refusals.clear()
+        grown = int(self.model.graph.meta.get(GROWN, 0))
+        budget = Budget(self._allowance() - grown)
+        left = budget.left
+        again = False
+        for scope in roots(self.model):
+            again |= self._compute(scope, budget)
+            self._simplify(scope)
+            again |= self._inline(scope)
+        self.model.graph.meta[GROWN] = grown + left - budget.left
+        return again
+
+    def _allowance(self) -> int:
+        share = self.context.options.max_growth
+        return max(int(share * self.context.input_bytes), LEAST_BUDGET if share > 0 else 0)
+
+    def _compute(self, scope: ir.Graph | ir.Function, budget: Budget) -> bool:
+        """Compute what is constant; gives whether something came out that shapes may depend on."""
+        plan = make_plan(scope, self.facts, budget, frozenset())
+        evaluation = Evaluation(self.facts, _opsets(scope, self.model), self.model.ir_version or 8)
+        evaluation.run(plan.groups)
+        for refusal in (*plan.refusals, *evaluation.refusals):
+            self.refusals[refusal.node] = refusal
+        self._place(plan, evaluation)
+        return evaluation.by_runtime > 0
+
+    def _place(self, plan: Plan, evaluation: Evaluation) -> None:
+        placer = Placer(self.model)
+        for group in plan.groups:
+            for value in group.results:
+                tensor = evaluation.tensors.get(value)
+                if tensor is not None:
+                    placer.replace(value, tensor)
+        nodes = [node for group in plan.groups for node in group.nodes]
+        self._sweep(nodes)
+
+    def _simplify(self, scope: ir.Graph | ir.Function) -> None:
+        placer = Placer(self.model)
+        opset = _opsets(scope, self.model).get("", 1)
+        for node in list(in_order(scope)):
+            read = [value.producer() for value in node.inputs if value is not None]
+            if not simplify(node, self.facts, opset, placer):
+                continue
+            self.hits[f"{node.op_type} of known shape"] += 1
+            sweep([node, *(producer for producer in read if producer is not None)])
+
+    def _inline(self, scope: ir.Graph | ir.Function) -> bool:
+        inliner: Inliner | None = None
+        for node in list(in_order(scope)):
+            branch = taken_branch(node, self.facts)
+            if branch is None:
+                continue
+            inliner = inliner or Inliner(self.model)
+            read = [value.producer() for value in node.inputs if value is not None]
+            inliner.inline(node, branch)
+            sweep(producer for producer in read if producer is not None)
+            self.hits["If inlined"] += 1
+        return inliner is not None
+
+    def _sweep(self, nodes: list[ir.Node]) -> None:
+        """Remove folded nodes and count those that went."""
+        sweep(reversed(nodes))
+        self.hits.update(node.op_type for node in nodes if node.graph is None)
+
+
+def _opsets(scope: ir.Graph | ir.Function, model: ir.Model) -> dict[str, int]:
+    return dict(scope.opset_imports or model.opset_imports)
+
+
+def _what_freezing_brings(model: ir.Model, facts: Facts) -> tuple[str, ...]:
+    weights = [v for v in model.graph.inputs if v.is_initializer() and not ops.is_constant(v)]
+    if not weights:
+        return ()
+    size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
+    now = foldable(in_order(model.graph), Constants(facts))
+    then = foldable(in_order(model.graph), Constants(facts, frozenset(weights)))
+    return (
+        f"{len(weights)} initializers ({human(size)}) are also inputs, so a caller may override"
+        f" them and they are left alone; with --freeze-inputs they are constants: rules may rewrite"
+        f" them, and {len(then) - len(now)} more nodes fold",
+    )

@@ -1,0 +1,315 @@
+"""Decides which nodes to fold: what is constant, what it would cost, and what is too much.
+
+The plan is made from sizes alone, before anything is computed. Nodes that can be computed now form
+groups; a group is folded as a whole if it does not add more to the file than the budget allows,
+and otherwise loses its largest result and is looked at again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.passes.base import Refusal
+from onnxopt.passes.propagate import Facts
+
+MOST_BYTES = 256 << 20
+"""The most memory that one group's tensors may take together."""
+
+MOST_WORK = 1 << 31
+"""The most multiplications that one node may take."""
+
+_FREE_BYTES = 64
+_NODE_BYTES = 40
+_TENSOR_BYTES = 16
+_SHARED_BYTES = 1024
+
+_NO_TENSOR = "a result is not a tensor of numbers"
+
+_GROWING = frozenset(
+    {
+        "ConstantOfShape",
+        "Expand",
+        "GatherElements",
+        "Loop",
+        "OneHot",
+        "Pad",
+        "Range",
+        "Resize",
+        "Scan",
+        "Tile",
+        "Upsample",
+    }
+)
+"""Operators whose output may be any number of times as large as their inputs."""
+
+_FOLDED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Nodes that are folded together, in the order they run, and the values that remain of them."""
+
+    nodes: tuple[ir.Node, ...]
+    results: tuple[ir.Value, ...]
+    growth: int
+    """How many bytes the file gains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to fold, and what not and why."""
+
+    groups: tuple[Group, ...]
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many bytes folding may still add."""
+
+    left: int
+
+    def allows(self, growth: int) -> bool:
+        return growth <= 0 or growth <= self.left
+
+    def spend(self, growth: int) -> None:
+        self.left -= max(growth, 0)
+
+
+@dataclass(slots=True)
+class Constants:
+    """The values that are known before the model runs.
+
+    `freed` are initializers that count as constants although a caller may override them.
+    """
+
+    facts: Facts
+    freed: frozenset[ir.Value] = frozenset()
+    computed: set[ir.Value] = field(default_factory=set)
+
+    def has(self, value: ir.Value | None) -> bool:
+        return (
+            value is None or value in self.computed or value in self.freed or ops.is_constant(value)
+        )
+
+
+def foldable(
+    nodes: Iterable[ir.Node], constants: Constants, refused: frozenset[ir.Node] = frozenset()
+) -> list[ir.Node]:
+    """The nodes that can be computed now, in order; `constants.computed` gains their outputs."""
+    found: list[ir.Node] = []
+    for node in nodes:
+        if node in refused or (node.op_type == "Constant" and ops.is_standard(node)):
+            continue
+        if _is_known(node, constants.facts) or _is_computable(node, constants):
+            found.append(node)
+            constants.computed.update(node.outputs)
+    return found
+
+
+def in_order(scope: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """All nodes of a graph or function, those of bodies before the node that holds them."""
+    for node in scope:
+        for body in ops.subgraphs(node):
+            yield from in_order(body)
+        yield node
+
+
+def make_plan(
+    scope: ir.Graph | ir.Function, facts: Facts, budget: Budget, refused: frozenset[ir.Node]
+) -> Plan:
+    """What to fold within the budget, which is spent; `refused` nodes are left as they are."""
+    nodes = list(in_order(scope))
+    groups: list[Group] = []
+    refusals: list[Refusal] = []
+    given_up = set(refused)
+    members = foldable(nodes, Constants(facts), refused)
+    waiting = sorted(_groups(members, facts), key=lambda group: group.growth)
+    while waiting:
+        group = waiting.pop(0)
+        reason = _too_much(group, facts, budget)
+        if not reason:
+            budget.spend(group.growth)
+            groups.append(group)
+            continue
+        culprit = _largest(group, facts)
+        given_up.add(culprit)
+        if reason != _NO_TENSOR:
+            refusals.append(Refusal("fold", label(culprit), reason))
+        rest = [node for node in group.nodes if node not in given_up]
+        kept = foldable(rest, Constants(facts), frozenset(given_up))
+        waiting = sorted([*_groups(kept, facts), *waiting], key=lambda each: each.growth)
+    return Plan(tuple(groups), tuple(refusals))
+
+
+def bytes_of(value: ir.Value, facts: Facts) -> int | None:
+    """The size of the tensor, or None if its shape or type is not known."""
+    tensor = ops.constant(value)
+    if tensor is not None:
+        return tensor.nbytes
+    known = facts.elements.get(value)
+    if known is not None:
+        return int(known.array.size) * 8
+    dims = facts.dims_of(value)
+    if dims is None or value.dtype is None or value.dtype == ir.DataType.STRING:
+        return None
+    sizes = [dim for dim in dims if isinstance(dim, int)]
+    if len(sizes) != len(dims):
+        return None
+    return math.ceil(math.prod(sizes) * value.dtype.itemsize)
+
+
+def human(size: int) -> str:
+    """A number of bytes for people: "1.5 MB"."""
+    number = float(size)
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"
+
+
+def _is_known(node: ir.Node, facts: Facts) -> bool:
+    """Whether every output that is read has been found out, element by element."""
+    outputs = [value for value in node.outputs if value.uses() or value.is_graph_output()]
+    found = [facts.elements.get(value) for value in outputs]
+    return bool(found) and all(each is not None and each.numbers() is not None for each in found)
+
+
+def _is_computable(node: ir.Node, constants: Constants) -> bool:
+    if node.domain not in _FOLDED_DOMAINS or node.op_type in ops.QUANTIZING:
+        return False
+    if not all(constants.has(value) for value in node.inputs):
+        return False
+    if not ops.is_pure(node) or node.op_type in ops.CONTROL_FLOW:
+        return False
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return False
+    return not _may_be_huge(node, constants.facts) and _work(node, constants.facts) <= MOST_WORK
+
+
+def _may_be_huge(node: ir.Node, facts: Facts) -> bool:
+    if node.op_type not in _GROWING:
+        return False
+    return any(bytes_of(value, facts) is None for value in node.outputs)
+
+
+def _work(node: ir.Node, facts: Facts) -> int:
+    """About how many multiplications the node takes."""
+    sizes = [_count(value, facts) for value in (*node.inputs, *node.outputs[:1])]
+    if node.op_type in ("MatMul", "Gemm"):
+        return math.isqrt(math.prod(max(size, 1) for size in sizes[:2]) * max(sizes[-1], 1))
+    if node.op_type in ("Conv", "ConvTranspose", "Einsum", "GRU", "LSTM", "RNN"):
+        return max(sizes[0], sizes[-1]) * max(sizes[1] if len(sizes) > 2 else 1, 1)
+    return sum(sizes)
+
+
+def _count(value: ir.Value | None, facts: Facts) -> int:
+    dims = None if value is None else facts.dims_of(value)
+    return math.prod(dim if isinstance(dim, int) else 1 for dim in dims or ())
+
+
+def _groups(members: Sequence[ir.Node], facts: Facts) -> list[Group]:
+    """The nodes in groups that share nothing but small constants, each in order."""
+    inside = set(members)
+    parent: dict[ir.Node, ir.Node] = {node: node for node in members}
+
+    def root(node: ir.Node) -> ir.Node:
+        while parent[node] is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    first_reader: dict[ir.Value, ir.Node] = {}
+    for node in members:
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer in inside and producer is not None:
+                parent[root(node)] = root(producer)
+            elif value is not None and _is_large(value):
+                parent[root(node)] = root(first_reader.setdefault(value, node))
+    gathered: dict[ir.Node, list[ir.Node]] = {}
+    for node in members:
+        gathered.setdefault(root(node), []).append(node)
+    return [_group(nodes, inside, facts) for nodes in gathered.values()]
+
+
+def _group(nodes: list[ir.Node], inside: set[ir.Node], facts: Facts) -> Group:
+    results = tuple(
+        value
+        for node in nodes
+        for value in node.outputs
+        if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
+    )
+    read = {value: None for node in nodes for value in node.inputs if value is not None}
+    freed = 0
+    for value in read:
+        if _dies(value, inside):
+            freed += (bytes_of(value, facts) or 0) + _TENSOR_BYTES + len(value.name or "")
+    gained = 0
+    for value in results:
+        size = bytes_of(value, facts) or 0
+        gained += size + _TENSOR_BYTES + len(value.name or "") if size > _FREE_BYTES else 0
+    return Group(tuple(nodes), results, gained - freed - _NODE_BYTES * len(nodes))
+
+
+def _is_large(value: ir.Value) -> bool:
+    tensor = ops.constant(value)
+    return tensor is not None and tensor.nbytes > _SHARED_BYTES
+
+
+def _dies(value: ir.Value, inside: set[ir.Node]) -> bool:
+    """Whether a constant has no reader left once the nodes are gone."""
+    if value.producer() in inside or not ops.is_constant(value):
+        return False
+    if value.is_graph_input() or value.is_graph_output():
+        return False
+    return all(user in inside for user, _ in value.uses())
+
+
+def _too_much(group: Group, facts: Facts, budget: Budget) -> str:
+    """Why the group may not be folded; empty if it may."""
+    if not all(_is_plain(value, facts) for value in group.results):
+        return _NO_TENSOR
+    if not budget.allows(group.growth):
+        return (
+            f"the constant would add {human(group.growth)} to the file, more than the"
+            f" {human(max(budget.left, 0))} that are left; --max-growth sets how much may be added"
+        )
+    held = _memory(group, facts)
+    if held > MOST_BYTES:
+        return f"computing it would take {human(held)} of memory"
+    return ""
+
+
+def _is_plain(value: ir.Value, facts: Facts) -> bool:
+    if value in facts.elements:
+        return True
+    if value.type is None:
+        return True
+    return isinstance(value.type, ir.TensorType) and value.dtype != ir.DataType.STRING
+
+
+def _memory(group: Group, facts: Facts) -> int:
+    values = {value: None for node in group.nodes for value in (*node.inputs, *node.outputs)}
+    return sum(bytes_of(value, facts) or 0 for value in values if value is not None)
+
+
+def _largest(group: Group, facts: Facts) -> ir.Node:
+    """The node whose result is the reason that the group is too much."""
+
+    def weight(value: ir.Value) -> tuple[bool, int]:
+        return not _is_plain(value, facts), bytes_of(value, facts) or 0
+
+    producer = max(group.results, key=weight).producer() if group.results else None
+    return producer or group.nodes[-1]
+
+
+def label(node: ir.Node) -> str:
+    """The name of the node, or what else tells a user which one is meant."""
+    return node.name or node.outputs[0].name or node.op_type

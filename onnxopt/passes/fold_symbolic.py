@@ -1,0 +1,166 @@
+"""Takes computed shapes off the operators that read them, as far as symbolic dims prove it.
+
+A Reshape to [batch, seq, 12, 32] of a tensor [batch, seq, 384] needs no computed shape: [0, 0, 12,
+32] says the same for every batch and seq. Dims stay dynamic; nothing is assumed about their sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.passes.fold_place import Placer
+from onnxopt.passes.propagate import Dims, Facts, Place, Unknown
+from onnxopt.passes.propagate_dims import FAR, slices
+from onnxopt.passes.symbols import Dim, is_positive
+
+_END = 2**63 - 1
+
+Rewrite = Callable[[Place, Placer], bool]
+
+
+def simplify(node: ir.Node, facts: Facts, opset: int, placer: Placer) -> bool:
+    """Replace computed shape operands of the node by constants, or the node by its input."""
+    rewrite = _REWRITES.get(node.op_type) if ops.is_standard(node) else None
+    if rewrite is None:
+        return False
+    try:
+        return rewrite(Place(node, facts, opset), placer)
+    except Unknown:
+        return False
+
+
+def reshape_target(
+    source: Dims | None, target: Sequence[Dim], zero_copies: bool
+) -> list[int] | None:
+    """Constants that reshape a tensor of `source` dims as `target` does, in every run.
+
+    None if no constants do. A 0 copies a dim that is proven equal; a -1 stands for the one dim that
+    is left, as long as no copied dim may be zero, since the size of -1 would then be undefined.
+    """
+    if not zero_copies and 0 in target:
+        return None
+    constants: list[int] = []
+    open_places: list[int] = []
+    for index, dim in enumerate(target):
+        if isinstance(dim, int):
+            constants.append(dim)
+        elif source is not None and index < len(source) and source[index] == dim:
+            constants.append(0)
+        else:
+            open_places.append(index)
+            constants.append(-1)
+    if not open_places:
+        return constants
+    copied = [index for index, number in enumerate(constants) if number == 0]
+    safe = all(source is not None and is_positive(source[index]) for index in copied)
+    if len(open_places) == 1 and -1 not in target and safe:
+        return constants
+    return None
+
+
+def _reshape(place: Place, placer: Placer) -> bool:
+    target = place.items(1)
+    if target is None or place.opset < 5 or ops.is_constant(place.input(1)):
+        return False
+    zero_copies = not place.int_attribute("allowzero", 0)
+    if place.dims(0) == place.facts.dims_of(place.node.outputs[0]) and place.dims(0) is not None:
+        return _drop(place)
+    constants = reshape_target(place.dims(0), target, zero_copies)
+    if constants is None:
+        return False
+    _set_input(place, placer, 1, constants)
+    if not zero_copies:
+        place.node.attributes.pop("allowzero")
+    return True
+
+
+def _expand(place: Place, placer: Placer) -> bool:
+    source, target = place.dims(0), place.items(1)
+    if source is None or target is None:
+        return False
+    ones: list[Dim] = [1] * (len(target) - len(source))
+    before = [*ones, *source]
+    after = [*[1] * (len(source) - len(target)), *target]
+    wanted = [1 if dim == old else dim for dim, old in zip(after, before, strict=True)]
+    if len(target) <= len(source) and all(dim == 1 for dim in wanted):
+        return _drop(place)
+    constants = [dim for dim in wanted if isinstance(dim, int)]
+    if ops.is_constant(place.input(1)) or len(constants) != len(wanted):
+        return False
+    _set_input(place, placer, 1, constants)
+    return True
+
+
+def _slice(place: Place, placer: Placer) -> bool:
+    dims = place.dims(0)
+    if dims is None:
+        return False
+    windows = slices(place, len(dims))
+    if all(_is_whole(dims[axis], start, end, step) for axis, start, end, step in windows):
+        return _drop(place)
+    if place.opset < 10:
+        return False
+    changed = False
+    starts = [start for _, start, _, _ in windows]
+    if not ops.is_constant(place.input(1)) and all(isinstance(start, int) for start in starts):
+        _set_input(place, placer, 1, [start for start in starts if isinstance(start, int)])
+        changed = True
+    ends = [_end(dims[axis], end, step) for axis, _, end, step in windows]
+    known = [end for end in ends if end is not None]
+    if not ops.is_constant(place.input(2)) and len(known) == len(ends):
+        _set_input(place, placer, 2, known)
+        changed = True
+    return changed
+
+
+def _is_whole(size: Dim, start: Dim, end: Dim, step: int) -> bool:
+    if step != 1 or start != 0:
+        return False
+    if isinstance(end, int) and end >= FAR:
+        return True
+    return end == size or (isinstance(end, int) and isinstance(size, int) and end >= size)
+
+
+def _end(size: Dim, end: Dim, step: int) -> int | None:
+    """The end of a window as a number that means the same for every size of the axis."""
+    if isinstance(end, int):
+        return end
+    if step < 0:
+        return None
+    if end == size:
+        return _END
+    # An end of size - 1 is -1; at size zero both take nothing. For size - 2 that does not hold.
+    return -1 if end == size - 1 else None
+
+
+def _tile(place: Place, _: Placer) -> bool:
+    repeats = place.items(1)
+    if repeats is None or place.opset < 6 or not all(times == 1 for times in repeats):
+        return False
+    return _drop(place)
+
+
+def _drop(place: Place) -> bool:
+    """Let the input of the node stand in for its output, unless that is an output of the graph."""
+    value, source = place.node.outputs[0], place.input(0)
+    if source is None or value.is_graph_output():
+        return False
+    value.replace_all_uses_with(source)
+    return True
+
+
+def _set_input(place: Place, placer: Placer, index: int, numbers: Sequence[int]) -> None:
+    old = place.input(index)
+    name = f"{old.name if old is not None else place.node.name}_known"
+    place.node.replace_input_with(index, placer.integers(numbers, place.node, name))
+
+
+_REWRITES: dict[str, Rewrite] = {
+    "Expand": _expand,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Tile": _tile,
+}

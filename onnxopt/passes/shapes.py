@@ -1,0 +1,213 @@
+"""Types and shapes: what the model declares, kept aside, and what can be proven, on the values.
+
+While passes run, `value.type` and `value.shape` hold proven facts only. What the model declared is
+kept in `value.meta` and comes back when the model is saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.passes.outline import input_dims, outline
+from onnxopt.passes.propagate import Facts, propagate
+
+DECLARED = "onnxopt.declared"
+
+Declaration = tuple["ir.TypeProtocol | None", "ir.Shape | None"]
+
+_NOTHING: Declaration = (None, None)
+_Infos = dict[str, onnx.TypeProto]
+
+
+def remember(model: ir.Model) -> None:
+    """Keep the type and shape that each value is declared with; a second call changes nothing."""
+    if DECLARED in model.graph.meta:
+        return
+    ops.mark_constants(model)
+    for graph in _all_graphs(model):
+        for value in _values(graph):
+            if value.type is not None or value.shape is not None:
+                value.meta[DECLARED] = (value.type, _copy(value.shape))
+    # Outputs by name as well: a pass may put a new value in the place of one.
+    model.graph.meta[DECLARED] = {value.name: _now(value) for value in model.graph.outputs}
+
+
+def restore(model: ir.Model) -> None:
+    """Put back what `remember` kept; values made since then lose their annotations.
+
+    A declaration that a proven fact contradicts is dropped, except on inputs and outputs of the
+    model: those are its interface.
+    """
+    if DECLARED not in model.graph.meta:
+        return
+    for graph in _all_graphs(model):
+        for value in _values(graph):
+            kept: Declaration = value.meta.get(DECLARED, _NOTHING)
+            if not value.is_graph_input() and _contradicts(value, kept):
+                kept = _NOTHING
+            value.type, value.shape = kept[0], _copy(kept[1])
+    outputs: dict[str | None, Declaration] = model.graph.meta[DECLARED]
+    for value in model.graph.outputs:
+        kept = outputs.get(value.name, _NOTHING)
+        value.type, value.shape = kept[0], _copy(kept[1])
+
+
+def declared(value: ir.Value) -> Declaration:
+    """The type and shape that the value will be saved with."""
+    graph = value.graph
+    if graph is not None and value.is_graph_output() and DECLARED in graph.meta:
+        outputs: dict[str | None, Declaration] = graph.meta[DECLARED]
+        return outputs.get(value.name, _NOTHING)
+    kept: Declaration | None = value.meta.get(DECLARED)
+    return _now(value) if kept is None else kept
+
+
+def declared_copy(model: ir.Model) -> ir.Model:
+    """A copy of the model as it would be saved."""
+    copy = model.clone()
+    restore(copy)
+    return copy
+
+
+def freeze_inputs(model: ir.Model) -> int:
+    """Take initializers off the inputs, so that no caller may override them; gives their number.
+
+    Below IR version 4 they are constants anyway, and stay listed.
+    """
+    ops.mark_constants(model)
+    inputs = model.graph.inputs
+    overridable = [v for v in inputs if v.is_initializer() and not ops.is_constant(v)]
+    for value in overridable:
+        inputs.remove(value)
+    return len(overridable)
+
+
+def infer(model: ir.Model) -> Facts:
+    """Write what can be proven about types and shapes to the values, and give all that was found.
+
+    Only graph inputs and constants are believed. Dims that are not known by number carry a name:
+    two dims with one name are equal in every run. Raises nothing for a model that is wrong: what
+    can't be found out stays unknown.
+    """
+    remember(model)
+    _write_inferred(model)
+    facts = propagate(model)
+    for value, dims in facts.dims.items():
+        if not value.is_graph_input():
+            value.shape = ir.Shape([dim if isinstance(dim, int) else str(dim) for dim in dims])
+    return facts
+
+
+def _write_inferred(model: ir.Model) -> None:
+    """Replace all annotations by what ONNX's own inference finds."""
+    for graph in _all_graphs(model):
+        for value in _values(graph):
+            _forget(value)
+    proto = outline(model)
+    # What it raises for a malformed model has no common base.
+    with contextlib.suppress(Exception):
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    for value in model.graph.inputs:
+        if (dims := input_dims(value)) is not None:
+            value.shape = ir.Shape(dims)
+    _take(model.graph, proto.graph)
+
+
+def _forget(value: ir.Value) -> None:
+    """Drop an annotation that is not known to be true."""
+    tensor = ops.constant(value)
+    if value.is_graph_input() and value.graph is not None and _is_main(value.graph):
+        value.type, value.shape = declared(value)
+    elif tensor is not None:
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+    else:
+        value.type = value.shape = None
+
+
+def _is_main(graph: ir.Graph) -> bool:
+    return DECLARED in graph.meta
+
+
+def _take(graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    """Write the types and shapes found in `proto` to the values of the graph and its bodies."""
+    found: _Infos = {}
+    for infos in (proto.value_info, proto.output, proto.input):
+        found.update((info.name, info.type) for info in infos if info.HasField("type"))
+    if not _is_main(graph):
+        for value in graph.inputs:
+            _annotate(value, found)
+    for node, inner in zip(graph, proto.node, strict=True):
+        for value in node.outputs:
+            _annotate(value, found)
+        if any(attribute.type in _GRAPHS for attribute in inner.attribute):
+            for body, inner_graph in zip(ops.subgraphs(node), _bodies(inner), strict=True):
+                _take(body, inner_graph)
+
+
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            continue
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _annotate(value: ir.Value, found: _Infos) -> None:
+    proto = found.get(value.name or "")
+    if proto is None:
+        return
+    try:
+        value.type = ir.serde.deserialize_type_proto_for_type(proto)
+        value.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    except (NotImplementedError, ValueError):
+        # A type that the IR has no word for, such as a map.
+        value.type = value.shape = None
+
+
+def _now(value: ir.Value) -> Declaration:
+    return value.type, _copy(value.shape)
+
+
+def _copy(shape: ir.Shape | None) -> ir.Shape | None:
+    return None if shape is None else shape.copy()
+
+
+def _contradicts(value: ir.Value, kept: Declaration) -> bool:
+    """Whether what is proven of the value and its declaration can't both be true."""
+    proven, shape = value.shape, kept[1]
+    if value.type is not None and kept[0] is not None and value.type != kept[0]:
+        return True
+    if proven is None or shape is None:
+        return False
+    if proven.rank() != shape.rank():
+        return True
+    pairs = zip(proven, shape, strict=True)
+    return any(
+        isinstance(one, int) and isinstance(other, int) and one != other for one, other in pairs
+    )
+
+
+def _all_graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
+    yield model.graph
+    yield from model.graph.subgraphs()
+    for function in model.functions.values():
+        yield function
+        yield from function.subgraphs()
+
+
+def _values(graph: ir.Graph | ir.Function) -> Iterator[ir.Value]:
+    """The values a graph owns: inputs, initializers and node outputs."""
+    yield from graph.inputs
+    if isinstance(graph, ir.Graph):
+        yield from (value for value in graph.initializers.values() if not value.is_graph_input())
+    for node in graph:
+        yield from node.outputs
