@@ -131,7 +131,7 @@ def _shape_values(shape: tuple[int, ...], hint: Hint, setting: Setting) -> Array
 
 
 def _counts(shape: tuple[int, ...], hint: Hint, setting: Setting) -> Array:
-    return np.full(shape, (3, 1, 2)[setting.turn % 3])
+    return np.full(shape, (4, 1, 2)[setting.turn % 3])
 
 
 def _mask(shape: tuple[int, ...], hint: Hint, setting: Setting) -> Array:
