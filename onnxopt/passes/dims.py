@@ -138,11 +138,11 @@ def _annotate(value: ir.Value, shape: ir.Shape) -> None:
 
 
 def _sized(shape: ir.Shape, sizes: Mapping[str, int]) -> ir.Shape:
-    sized = shape.copy()
-    for index, dim in enumerate(shape):
-        if isinstance(dim, ir.SymbolicDim) and dim.value in sizes:
-            sized[index] = sizes[dim.value]
-    return sized
+    dims: list[int | ir.SymbolicDim] = []
+    for dim in shape:
+        known = None if isinstance(dim, int) else sizes.get(dim.value or "")
+        dims.append(dim if known is None else known)
+    return ir.Shape(dims, [shape.get_denotation(index) for index in range(len(dims))])
 
 
 def _text(shape: Sequence[int]) -> str:

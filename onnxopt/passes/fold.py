@@ -42,7 +42,7 @@ class FoldPass:
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Fold in place until nothing is left to fold."""
         shapes.remember(model)
-        frozen = shapes.freeze_inputs(model) if context.options.freeze_inputs else 0
+        frozen = freeze_inputs(model) if context.options.freeze_inputs else 0
         run = _Run(model, context)
         for _ in range(MOST_ROUNDS):
             if not run.round():
@@ -55,6 +55,19 @@ class FoldPass:
             exactness=Exactness.EXACT,
             notes=_what_freezing_brings(model, run.facts),
         )
+
+
+def freeze_inputs(model: ir.Model) -> int:
+    """Take initializers off the inputs, so that no caller may override them; gives their number.
+
+    Below IR version 4 they are constants anyway, and stay listed.
+    """
+    ops.mark_constants(model)
+    inputs = model.graph.inputs
+    overridable = [v for v in inputs if v.is_initializer() and not ops.is_constant(v)]
+    for value in overridable:
+        inputs.remove(value)
+    return len(overridable)
 
 
 @dataclass(slots=True)

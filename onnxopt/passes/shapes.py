@@ -74,19 +74,6 @@ def declared_copy(model: ir.Model) -> ir.Model:
     return copy
 
 
-def freeze_inputs(model: ir.Model) -> int:
-    """Take initializers off the inputs, so that no caller may override them; gives their number.
-
-    Below IR version 4 they are constants anyway, and stay listed.
-    """
-    ops.mark_constants(model)
-    inputs = model.graph.inputs
-    overridable = [v for v in inputs if v.is_initializer() and not ops.is_constant(v)]
-    for value in overridable:
-        inputs.remove(value)
-    return len(overridable)
-
-
 def infer(model: ir.Model) -> Facts:
     """Write what can be proven about types and shapes to the values, and give all that was found.
 
