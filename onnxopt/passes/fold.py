@@ -52,7 +52,7 @@ class FoldPass:
             changed=bool(hits),
             hits={kind: hits[kind] for kind in sorted(hits)},
             refusals=tuple(run.refusals.values()),
-            exactness=Exactness.EXACT,
+            exactness=run.exactness,
             notes=_what_freezing_brings(model, run.facts),
         )
 
@@ -79,6 +79,7 @@ class _Run:
     hits: Counter[str] = field(default_factory=Counter)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
+    exactness: Exactness = Exactness.EXACT
 
     def round(self) -> bool:
         """One round; gives whether another could find more."""
@@ -116,8 +117,15 @@ class _Run:
                 tensor = evaluation.tensors.get(value)
                 if tensor is not None:
                     placer.replace(value, tensor)
+                    self._loosen(tensor)
         nodes = [node for group in plan.groups for node in group.nodes]
         self._sweep(nodes)
+
+    def _loosen(self, tensor: ir.TensorProtocol) -> None:
+        # The number is the same to the bit, but a constant operand lets onnxruntime take a packed
+        # kernel that adds in another order.
+        if tensor.dtype.is_floating_point():
+            self.exactness = Exactness.CLOSE
 
     def _simplify(self, scope: ir.Graph | ir.Function) -> None:
         placer = Placer(self.model)
