@@ -22,7 +22,7 @@ from onnxopt.report.record import RefusalGroup, Report
 
 if TYPE_CHECKING:
     from onnxopt.bench.cost import Cost
-    from onnxopt.bench.timing import Timing
+    from onnxopt.bench.timing import Comparison, Timing
     from onnxopt.check.parity import Parity
 
 FEW = 8
@@ -45,8 +45,34 @@ def report_page(report: Report, *, verbose: bool = False) -> Page:
     if report.parity is not None:
         blocks += section("Proof", parity_blocks(report.parity, verbose=verbose))
     if report.timing is not None:
-        blocks += section("Speed", timing_blocks(report.timing, verbose=verbose))
-    return (*blocks, *section("Run", [Line(_circumstances(report), "quiet")]))
+        blocks += section("Speed", timing_blocks(report.timing))
+    blocks += section("Run", [Line(_circumstances(report), "quiet")])
+    return (*blocks, *section("In short", [_in_short(report)]))
+
+
+def _in_short(report: Report) -> Line:
+    """One line that says it all."""
+    if not report.passed:
+        return Line("The result does not agree with the model: nothing was written.", "bad")
+    before, after = report.before, report.after
+    nodes = f"{before.nodes:,} → {after.nodes:,} nodes"
+    words = [nodes, f"{bytes_text(before.bytes)} → {bytes_text(after.bytes)}"]
+    words.append("not proven" if report.parity is None else "outputs agree")
+    if report.timing is None:
+        words.append("not timed")
+    else:
+        words += [_speed(comparison)[0] for comparison in report.timing.comparisons]
+    if report.undone:
+        words.append(f"{plural(len(report.undone), 'step')} undone")
+    return Line(", ".join(words), "good")
+
+
+def _speed(comparison: Comparison) -> tuple[str, Tone]:
+    words, tone = SPEED[comparison.verdict]
+    ratio = comparison.speedup.median
+    if comparison.verdict == "no measurable change":
+        return words, tone
+    return f"{words} by {ratio if ratio > 1 else 1 / ratio:.2f}x", tone
 
 
 def parity_page(parity: Parity) -> Page:
@@ -56,7 +82,7 @@ def parity_page(parity: Parity) -> Page:
 
 def timing_page(timing: Timing) -> Page:
     """A timing of one model or of several against the first."""
-    return tuple(timing_blocks(timing, verbose=True))
+    return tuple(timing_blocks(timing))
 
 
 def parity_blocks(parity: Parity, *, verbose: bool) -> list[Block]:
@@ -96,31 +122,29 @@ def _verdict(parity: Parity) -> Line:
     return Line(f"The outputs agree {kind} in {plural(parity.runs, 'run')}, {used}.", "good")
 
 
-def timing_blocks(timing: Timing, *, verbose: bool) -> list[Block]:
+def timing_blocks(timing: Timing) -> list[Block]:
     """The verdict of each side against the first, and what it rests on."""
     blocks: list[Block] = []
     for comparison in timing.comparisons:
-        words, tone = SPEED[comparison.verdict]
+        words, tone = _speed(comparison)
         ratio = comparison.speedup
-        factor = 1 / ratio.median if comparison.verdict == "slower" else ratio.median
-        times = f" by {factor:.2f}x" if comparison.verdict != "no measurable change" else ""
         between = f"95% interval {ratio.low:.2f}x to {ratio.high:.2f}x"
-        blocks.append(Line(f"{comparison.name}: {words}{times} ({between})", tone))
-    blocks += table(
-        ("model", ">median ms", ">95% interval", ">p95 ms", ">load ms", ">memory", ">file"),
+        blocks.append(Line(f"{comparison.name}: {words} ({between})", tone))
+    with_memory = any(side.peak_bytes is not None for side in timing.sides)
+    columns = ["model", ">median ms", ">95% interval", ">p95 ms", ">load ms", ">file"]
+    rows = [
         [
-            (
-                side.name,
-                _number(side.median.median),
-                f"{_number(side.median.low)} to {_number(side.median.high)}",
-                _number(side.p95_ms),
-                _number(side.create_ms),
-                "" if side.peak_bytes is None else bytes_text(side.peak_bytes),
-                bytes_text(side.file_bytes),
-            )
-            for side in timing.sides
-        ],
-    )
+            side.name,
+            _number(side.median.median),
+            f"{_number(side.median.low)} to {_number(side.median.high)}",
+            _number(side.p95_ms),
+            _number(side.create_ms),
+            bytes_text(side.file_bytes),
+            "" if side.peak_bytes is None else bytes_text(side.peak_bytes),
+        ][: None if with_memory else -1]
+        for side in timing.sides
+    ]
+    blocks += table([*columns, ">memory"] if with_memory else columns, rows)
     floor = 100 * (timing.noise_floor - 1)
     base = f"Noise floor {floor:.1f} % (the first model against itself); {_threads(timing.threads)}"
     blocks.append(
@@ -155,13 +179,14 @@ def _at(cost: Cost) -> str:
 
 
 def _fired(report: Report, verbose: bool) -> list[Block]:
-    hits = list(report.hits.items())
-    if not hits:
+    fired = report.fired
+    if not fired:
         return [Line("Nothing: the model is as it was.")]
-    shown = hits if verbose else hits[: 2 * FEW]
-    blocks = table(("rule or step", ">times"), [(name, f"{count:,}") for name, count in shown])
-    if len(hits) > len(shown):
-        blocks.append(Line(f"and {len(hits) - len(shown)} more; --verbose shows all", "quiet"))
+    shown = fired if verbose else fired[: 2 * FEW]
+    rows = [(each.step, each.what, f"{each.times:,}") for each in shown]
+    blocks = table(("step", "what", ">times"), rows)
+    if len(fired) > len(shown):
+        blocks.append(Line(f"and {len(fired) - len(shown)} more; --verbose shows all", "quiet"))
     return blocks
 
 

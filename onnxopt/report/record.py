@@ -64,13 +64,14 @@ class Report:
     seconds: float = 0.0
 
     @property
-    def hits(self) -> dict[str, int]:
-        """How often each rule or kind fired in the steps that were kept, most frequent first."""
-        total: Counter[str] = Counter()
+    def fired(self) -> tuple[Fired, ...]:
+        """What fired in the steps that were kept, most frequent first."""
+        total: Counter[tuple[str, str]] = Counter()
         for step in self.steps:
             if step.verdict == "kept":
-                total.update(step.hits)
-        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+                total.update({(step.name, what): count for what, count in step.hits.items()})
+        found = [Fired(step, what, count) for (step, what), count in total.items()]
+        return tuple(sorted(found, key=lambda each: (-each.times, each.step, each.what)))
 
     @property
     def refusals(self) -> tuple[RefusalGroup, ...]:
@@ -90,6 +91,15 @@ class Report:
     def to_json(self) -> str:
         """The whole record as one JSON document (RFC 8259: NaN and infinities become strings)."""
         return to_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """How often a step did one thing: a rule that fired, an operator that was folded."""
+
+    step: str
+    what: str
+    times: int
 
 
 @dataclass(frozen=True, slots=True)

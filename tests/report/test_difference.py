@@ -86,7 +86,9 @@ def test_a_node_without_a_name_goes_by_its_output() -> None:
 
 
 def test_a_constant_node_and_an_initializer_are_the_same_weight() -> None:
-    before = "g (float[2] x) => (float[2] y) { c = Constant<value = float[2] {1, 2}>() y = Add(x, c) }"
+    before = (
+        "g (float[2] x) => (float[2] y) { c = Constant<value = float[2] {1, 2}>() y = Add(x, c) }"
+    )
     after = "g (float[2] x) => (float[2] y) <float[2] c = {1, 2}> { y = Add(x, c) }"
     assert _between(before, after) == []
 
