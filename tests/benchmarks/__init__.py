@@ -1,0 +1,1 @@
+"""What `make bench` measures: onnxopt against other optimizers, and against itself."""

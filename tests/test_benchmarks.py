@@ -1,0 +1,143 @@
+"""The benchmark measures others; here it is measured itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from tests.benchmarks.commands import AGAIN, Times, ratio
+from tests.benchmarks.judge import agree, count_nodes, grew, outputs
+from tests.benchmarks.process import run
+from tests.benchmarks.scaling import mixed_model
+from tests.benchmarks.tables import geometric_mean, markdown
+from tests.benchmarks.transformer import External, Inline, Sizes, bert
+from tests.benchmarks.zoo import Model, feed
+
+TINY = Sizes(layers=1, hidden=8, heads=2, vocabulary=11, positions=64)
+
+
+def test_a_command_is_timed_and_its_peak_memory_is_its_own() -> None:
+    held = bytearray(300_000_000)
+    ran = run([sys.executable, "-c", "x = bytearray(80_000_000)"])
+    assert (ran.code, ran.said) == (0, "")
+    assert ran.seconds > 0
+    assert 80_000_000 < ran.peak_bytes < 200_000_000 < len(held)
+
+
+def test_a_command_that_fails_leaves_its_last_words() -> None:
+    ran = run([sys.executable, "-c", "raise SystemExit('no such thing')"])
+    assert (ran.failed, ran.said) == (True, "no such thing")
+
+
+def test_a_command_that_hangs_is_killed() -> None:
+    ran = run([sys.executable, "-c", "import time; time.sleep(60)"], limit=1)
+    assert (ran.failed, ran.said) == (True, "killed after 1 s")
+
+
+def test_a_command_that_is_not_there_has_failed() -> None:
+    assert "not installed" in run(["no-such-optimizer"]).said
+
+
+def test_nodes_are_counted_in_bodies_and_functions_but_constants_are_not(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21, "f" : 1]>'
+        "g (bool c, float[2] x) => (float[2] y) {"
+        " z = f.twice(x) k = Constant<value_float = 1.0>()"
+        " y = If (c) <then_branch = a () => (float[2] p) { p = Neg(z) },"
+        "             else_branch = b () => (float[2] q) { q = Add(z, k) }> }"
+        '<domain: "f", opset_import: ["" : 21]> twice (x) => (y) { y = Add(x, x) }'
+    )
+    path = tmp_path / "model.onnx"
+    ir.save(ir.from_onnx_text(text), path)
+    assert count_nodes(path) == 5
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "same"),
+    [
+        (np.float32([1, 1000]), np.float32([1.5, 1000]), True),
+        (np.float32([1, 1000]), np.float32([3, 1000]), False),
+        (np.float32([np.nan]), np.float32([np.nan]), True),
+        (np.float32([np.nan]), np.float32([1]), False),
+        (np.float32([1]), np.float64([1]), False),
+        (np.int64([[1]]), np.int64([1]), False),
+        ([{"a": 1.0}], [{"a": 1.0}], True),
+        ([{"a": 1.0}], [{"a": 2.0}], False),
+        ([np.float32([1])], [], False),
+    ],
+)
+def test_results_agree_up_to_a_thousandth_of_the_largest(
+    expected: Any, found: Any, same: bool
+) -> None:
+    assert agree(expected, found) is same
+
+
+def test_growth_counts_every_file_of_the_result(tmp_path: Path) -> None:
+    (tmp_path / "out.onnx").write_bytes(b"x" * 60_000)
+    assert not grew(1000, tmp_path)
+    (tmp_path / "out.onnx.data").write_bytes(b"x" * 60_000)
+    assert grew(1000, tmp_path)
+
+
+def test_a_small_bert_runs_with_open_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(bert(External(tmp_path / "model.onnx.data"), TINY), path)
+    onnx.checker.check_model(path, full_check=True)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    for batch, length in ((1, 3), (2, 5)):
+        states, pooled = outputs(path, {n: np.ones((batch, length), np.int64) for n in names})
+        assert (states.shape, pooled.shape) == ((batch, length, 8), (batch, 8))
+        assert np.isfinite(pooled).all()
+
+
+def test_weights_outside_and_inside_the_file_make_the_same_model(tmp_path: Path) -> None:
+    outside = bert(External(tmp_path / "data"), TINY).graph
+    inside = bert(Inline(), TINY).graph
+    assert list(outside.node) == list(inside.node)
+    assert [t.dims for t in outside.initializer] == [t.dims for t in inside.initializer]
+
+
+@pytest.mark.parametrize("count", [10, 400])
+def test_the_mixed_model_has_the_nodes_asked_for_and_runs(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(mixed_model(count), path)
+    assert count <= len(onnx.load(path).graph.node) <= count + 200
+    image, tokens = outputs(
+        path,
+        {
+            "image": np.ones((2, 8, 32, 32), np.float32),
+            "tokens": np.ones((2, 3, 16), np.float32),
+            "mask": np.ones((2, 3), np.int64),
+        },
+    )
+    assert (image.shape, tokens.shape) == ((2, 8, 32, 32), (2, 3, 16))
+
+
+def test_a_model_without_stored_inputs_gets_random_ones(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(bert(Inline(), TINY), path)
+    made = feed(Model("bert", path))
+    assert {name: array.dtype for name, array in made.items()} == dict.fromkeys(made, np.int64)
+    assert len(outputs(path, made)) == 2
+
+
+def test_a_failure_has_no_part_in_a_mean() -> None:
+    row = {name: Times([seconds], [seconds]) for name, seconds in (("onnxopt", 1.0), (AGAIN, 2.0))}
+    assert ratio(row, AGAIN) == 0.5
+    row[AGAIN].failure = "killed"
+    assert np.isnan(ratio(row, AGAIN))
+
+
+def test_ratios_are_averaged_so_that_their_order_does_not_matter() -> None:
+    assert geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
+    assert np.isnan(geometric_mean([]))
+
+
+def test_columns_of_numbers_are_aligned_right() -> None:
+    assert markdown(("a", ">b"), [("x", "1")]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
