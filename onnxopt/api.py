@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxopt import io
 from onnxopt.bench.cost import cost
 from onnxopt.config import Exactness, Level, Options
-from onnxopt.errors import BadInput
+from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.passes import manager, pipelines, shapes
 from onnxopt.passes.base import Context, Pass
 from onnxopt.passes.fold import freeze_inputs
@@ -123,7 +123,15 @@ def optimize(
     prepared = prepare(original, options)
     before = cost(prepared)
     source = model if isinstance(model, bytes | str | os.PathLike) else original
-    reference = _reference(source, prepared, options, data, batch) if check else None
+    reference: Reference | None = None
+    notes: tuple[str, ...] = ()
+    if check:
+        try:
+            reference = _reference(source, prepared, options, data, batch)
+        except RuntimeFailed as error:
+            # What can't be run can't be proven, and what can't be proven is left as it is.
+            pipeline, bench = [], False
+            notes = (f"nothing was changed: {error.message}; --no-check rewrites without proof",)
     outcome = manager.run(
         prepared,
         pipeline,
@@ -162,7 +170,7 @@ def optimize(
         exactness=outcome.exactness,
         options=options,
         versions=Versions.here(providers[0]),
-        notes=outcome.notes,
+        notes=(*notes, *outcome.notes),
         seconds=time.perf_counter() - started,
     )
     return Result(outcome.model, report)
@@ -260,6 +268,10 @@ def prepare(model: ir.Model, options: Options) -> ir.Model:
         bind(prepared, options.input_shapes, options.dims)
     if options.freeze_inputs:
         freeze_inputs(prepared)
+    if options.opset is not None:
+        from onnxopt.passes.opset import raise_opset
+
+        raise_opset(prepared, options.opset)
     shapes.remember(prepared)
     shapes.infer(prepared)
     return prepared

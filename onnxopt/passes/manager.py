@@ -122,7 +122,12 @@ class _Run:
 
     def _attempt(self, each: Pass, candidate: ir.Model) -> tuple[PassResult, str]:
         try:
-            return each.run(candidate, self._context), ""
+            if not getattr(each, "on_declared", False):
+                return each.run(candidate, self._context), ""
+            shapes.restore(candidate)
+            result = each.run(candidate, self._context)
+            shapes.remember_anew(candidate)
+            return result, ""
         except OnnxoptError as error:
             return PassResult(changed=False), error.message
         except Exception as error:  # whatever a pass raises, the model before it is still good

@@ -37,6 +37,15 @@ def remember(model: ir.Model) -> None:
     model.graph.meta[DECLARED] = {value.name: _now(value) for value in model.graph.outputs}
 
 
+def remember_anew(model: ir.Model) -> None:
+    """Take the annotations of a model that another tool has edited as the declared ones."""
+    model.graph.meta.pop(DECLARED, None)
+    for graph in _all_graphs(model):
+        for value in _values(graph):
+            value.meta.pop(DECLARED, None)
+    infer(model)
+
+
 def restore(model: ir.Model) -> None:
     """Put back what `remember` kept; values made since then lose their annotations.
 
