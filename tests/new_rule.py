@@ -1,4 +1,4 @@
-"""Starts a rule: `make new-rule NAME=fuse_silu` writes its file and its cases, both to be filled."""
+"""Starts a rule: `make new-rule NAME=fuse_silu` writes its file and its cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel, built through the source distribution, holds every module and rule and nothing else."""
+"""The wheel, built through the source distribution, holds every module and rule, and no more."""
 
 from __future__ import annotations
 

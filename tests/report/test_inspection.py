@@ -58,7 +58,8 @@ def test_initializers_that_a_caller_may_override() -> None:
 def test_operators_without_a_schema() -> None:
     proto = parse(
         '<ir_version: 10, opset_import: ["" : 21, "my.domain" : 1]>\n'
-        "g (float[2] x) => (float[2] y) { a = my.domain.Magic(x) b = my.domain.Magic(a) y = Relu(b) }"
+        "g (float[2] x) => (float[2] y)"
+        "{ a = my.domain.Magic(x) b = my.domain.Magic(a) y = Relu(b) }"
     )
     findings = _findings(proto)
     assert findings["operators that onnx has no schema for"] == (2, ("my.domain.Magic x2",))
@@ -106,7 +107,8 @@ def test_an_opset_that_rules_do_not_know(opset: int, word: str) -> None:
 def test_no_standard_domain_at_all() -> None:
     proto = parse(
         '<ir_version: 10, opset_import: ["ai.onnx.ml" : 1]>\n'
-        "g (float[1,2] x) => (float[1,2] y) { y = ai.onnx.ml.Scaler<offset = [0.0], scale = [2.0]>(x) }"
+        "g (float[1,2] x) => (float[1,2] y)"
+        "{ y = ai.onnx.ml.Scaler<offset = [0.0], scale = [2.0]>(x) }"
     )
     assert "no import of the standard domain ai.onnx" in _findings(proto)
 
