@@ -42,18 +42,17 @@ def wide_array(array: Array) -> Array:
     return array.astype(np.float64)
 
 
-def per_channel(constant: Operand, rank: int, axis: int, channels: int) -> Array | None:
-    """The constant as one number per channel of a tensor of `rank` dims, None if it is not that.
+def per_channel(constant: Operand, rank: int, axis: int, channels: int) -> Array:
+    """The constant as one float64 number per channel of a tensor of `rank` dims.
 
-    It must have a single element or vary along `axis` only, and must not raise the tensor's rank.
+    Raises Unmatched unless it has a single element or varies along `axis` only, and where it
+    would raise the tensor's rank.
     """
     array = constant.array
-    if array.ndim > rank:
-        return None
     dims = (1,) * (rank - array.ndim) + array.shape
     varies = [index for index, dim in enumerate(dims) if dim != 1]
-    if varies not in ([], [axis]) or dims[axis] not in (1, channels):
-        return None
+    if len(dims) > rank or varies not in ([], [axis]) or dims[axis] not in (1, channels):
+        raise Unmatched("not one number per channel")
     return np.broadcast_to(wide_array(array).reshape(-1), (channels,))
 
 
@@ -62,8 +61,6 @@ def of_elementwise(
 ) -> Affine:
     """Add, Sub, Mul or Div with a constant, as what it does to each channel along `axis`."""
     numbers = per_channel(constant, rank, axis, channels)
-    if numbers is None:
-        raise Unmatched("not one number per channel")
     if node.op_type == "Add":
         return Affine(None, numbers)
     if node.op_type == "Mul":
