@@ -11,7 +11,7 @@ KINDS = ("drop", "fold", "fuse", "move", "split")
 
 RULE = '''"""Say what this file knows."""
 
-from onnxopt.rewrite import Example, Exactness, Rule, Value
+from onnxopt.rewrite import Exactness, Example, Rule, Value
 
 
 class {title}(Rule):
