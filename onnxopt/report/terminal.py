@@ -33,7 +33,13 @@ def _draw(console: Console, block: Block, width: int) -> None:
 
 
 def _table(table: Table) -> RichTable:
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        show_header=any(table.columns),
+        header_style="dim",
+    )
     for column in table.columns:
         drawn.add_column(
             column.removeprefix(">"),
