@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from onnxopt import io, ops
+from onnxopt.bench import sizes
 from onnxopt.bench.macs import Dims, macs_of
 
 ANONYMOUS = "?"
@@ -47,8 +47,9 @@ def cost(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
     Shapes are read and not inferred: run `onnxopt.passes.shapes.infer` first. `dims` gives sizes
     to symbolic dims; every other one counts as 1, and `Cost.macs_at` says which did.
     """
-    counted = Counter(map(op_name, all_nodes(model)))
-    tensors = list(_distinct(_constants(model)))
+    nodes = list(_every_node(model))
+    counted = Counter(op_name(node) for node in nodes if not ops.is_standard(node, "Constant"))
+    tensors = _distinct(_tensors(model.graph, nodes))
     dtypes: Counter[str] = Counter()
     for tensor in tensors:
         dtypes[tensor.dtype.name] += tensor.size
@@ -105,22 +106,29 @@ def op_name(node: ir.Node) -> str:
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Every node but Constants: of the graph, of the bodies in it and of the local functions."""
-    for node in itertools.chain.from_iterable(body.all_nodes() for body in _bodies(model)):
-        if not ops.is_standard(node, "Constant"):
-            yield node
+    return (node for node in _every_node(model) if not ops.is_standard(node, "Constant"))
 
 
-def _bodies(model: ir.Model) -> tuple[ir.Graph | ir.Function, ...]:
-    return (model.graph, *model.functions.values())
+def _every_node(model: ir.Model) -> Iterator[ir.Node]:
+    for body in (model.graph, *model.functions.values()):
+        yield from _within(body)
 
 
-def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    bodies = _bodies(model)
-    for graph in (model.graph, *itertools.chain.from_iterable(b.subgraphs() for b in bodies)):
-        for value in graph.initializers.values():
+def _within(body: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    for node in body:
+        yield node
+        for inner in ops.subgraphs(node):
+            yield from _within(inner)
+
+
+def _tensors(graph: ir.Graph, nodes: Sequence[ir.Node]) -> Iterator[ir.TensorProtocol]:
+    """The initializers of the graph and of the bodies in its nodes, and the Constants' tensors."""
+    inner = (body for node in nodes for body in ops.subgraphs(node))
+    for body in (graph, *inner):
+        for value in body.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
-    for node in itertools.chain.from_iterable(body.all_nodes() for body in bodies):
+    for node in nodes:
         if ops.is_standard(node, "Constant"):
             tensor = ops.constant(node.outputs[0])
             if tensor is not None:
@@ -201,9 +209,10 @@ class _Work:
             shape = value.const_value.shape
         if shape is None:
             return None
-        sizes = [dim if isinstance(dim, int) else self._size(dim.value) for dim in shape]
-        known = tuple(size for size in sizes if size is not None)
-        return known if len(known) == len(sizes) else None
+        found = [dim if isinstance(dim, int) else self._size(dim.value) for dim in shape]
+        # At a size an input can't have, inference gives dims below zero.
+        known = tuple(size for size in found if size is not None and size >= 0)
+        return known if len(known) == len(found) else None
 
     def _size(self, name: str | None) -> int | None:
         if name is None:
@@ -213,22 +222,13 @@ class _Work:
         return self._known[name]
 
     def _evaluated(self, name: str) -> int | None:
-        dim = ir.SymbolicDim(name)
-        symbols = frozenset({name}) if name in self.bound else _symbols(dim)
-        if not symbols <= self.bound.keys():
-            return None
-        sizes = {symbol: self.bound[symbol] for symbol in symbols}
-        size = sizes[name] if name in sizes else dim.evaluate(sizes)
-        self.at.update(sizes)
-        # A floor of a size taken as 1 may give 0, and no dim of a run is negative.
-        return max(size, 1) if isinstance(size, int) else None
-
-
-def _symbols(dim: ir.SymbolicDim) -> frozenset[str]:
-    try:
-        return dim.free_symbols()
-    except ValueError:  # exporters also write names that are no expression, "a b"
-        return frozenset({str(dim.value)})
+        if name in self.bound:
+            self.at[name] = self.bound[name]
+            return self.bound[name]
+        size = sizes.evaluate(name, self.bound)
+        if size is not None:
+            self.at.update({symbol: self.bound[symbol] for symbol in sizes.symbols(name)})
+        return size
 
 
 def _bound(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
@@ -247,12 +247,12 @@ def _fix_inputs(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
     for value in model.graph.inputs:
         if value.shape is None or value.is_initializer():
             continue
-        sizes: list[int] = []
+        fixed: list[int] = []
         for dim in value.shape.dims:
             if isinstance(dim, int) and dim >= 0:
-                sizes.append(dim)
+                fixed.append(dim)
                 continue
             name = ANONYMOUS if isinstance(dim, int) or dim.value is None else dim.value
-            sizes.append(chosen.setdefault(name, dims.get(name, 1)))
-        value.shape = ir.Shape(sizes)
+            fixed.append(chosen.setdefault(name, dims.get(name, 1)))
+        value.shape = ir.Shape(fixed)
     return dict(sorted(chosen.items()))

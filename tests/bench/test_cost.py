@@ -150,13 +150,27 @@ def test_a_dim_takes_the_size_it_is_given() -> None:
     assert (found.macs, found.macs_at) == (3 * 4 * 5, {"batch": 3})
 
 
-def test_a_dim_that_is_an_expression_is_computed() -> None:
+@pytest.mark.parametrize(
+    ("dim", "size"),
+    [
+        ("2*batch + 1", 7),
+        ("floordiv(batch - 1, 2)", 1),
+        ("broadcast(min(512, batch), batch)", 3),
+        ("max(1, floor(batch/2))", 1),
+        ("-batch + 4", 1),
+    ],
+)
+def test_a_dim_that_is_an_expression_is_computed(dim: str, size: int) -> None:
     loaded = model("g (float[batch,4] x, float[4,5] w) => (float y) { y = MatMul(x, w) }")
-    loaded.graph.outputs[0].shape = ir.Shape([ir.SymbolicDim("2*batch + 1"), 5])
-    assert cost(loaded, dims={"batch": 3}).macs == 7 * 4 * 5
+    loaded.graph.outputs[0].shape = ir.Shape([ir.SymbolicDim(dim), 5])
+    found = cost(loaded, dims={"batch": 3})
+    assert (found.macs, found.macs_at) == (size * 4 * 5, {"batch": 3})
 
 
-@pytest.mark.parametrize("dim", [None, "found_while_running", "no expression"])
+@pytest.mark.parametrize(
+    "dim",
+    [None, "found_while_running", "no expression", "-n", "floordiv(n, 0)", "n ** n", "n/2", "f(n)"],
+)
 def test_a_size_that_no_input_gives_leaves_the_node_out(dim: str | None) -> None:
     loaded = model(
         "g (float[n,4] x, float[4,5] w, float[2,3] a, float[3,2] b) => (float[] y, float[2,2] z)"
