@@ -18,8 +18,11 @@ PACKAGE = ROOT / "onnxopt"
 LAYERS = [
     {"errors", "config"},
     {"ops"},
-    {"wire"},
-    {"reader", "writer"},
+    {"wire", "tensors", "order", "atomic"},
+    {"reader"},
+    {"setaside"},
+    {"writer"},
+    {"external", "skeleton"},
     {"io"},
     {"runtime"},
     {"rewrite"},
