@@ -22,8 +22,12 @@ from onnxopt.config import Exactness
 from onnxopt.errors import RuleError
 from onnxopt.passes.base import Context, Pass, PassResult, Refusal
 from onnxopt.passes.foreign_load import load_object
-from onnxopt.passes.foreign_restore import restore
-from onnxopt.passes.foreign_result import fingerprint, replace_contents
+from onnxopt.passes.foreign_restore import restore, with_listed
+from onnxopt.passes.foreign_result import (
+    INITIALIZERS_STAND_ALONE,
+    fingerprint,
+    replace_contents,
+)
 from onnxopt.passes.foreign_tensors import same_tensor
 
 Kind = Literal["graphsurgeon", "onnx", "onnx_ir"]
@@ -94,14 +98,14 @@ class ProtoPass:
             RuleError: The function returned something other than a model.
         """
         proto = io.to_proto(model)
-        defaults = _take_defaults(model, proto)
+        _hide_defaults(model, proto)
         with _output_to_stderr():
             returned = self.function(proto)
         if isinstance(returned, tuple) and len(returned) == 2 and returned[1] is False:
             refusal = Refusal(self.name, "", "the tool's own check of its result failed")
             return PassResult(changed=False, refusals=(refusal,))
         result = _as_model(returned, proto, self.name)
-        _put_back(model, result, defaults)
+        _put_back(model, result)
         restore(model, result)
         return _finish(self, model, result, _default_notes(model))
 
@@ -253,20 +257,18 @@ def _default_notes(model: ir.Model) -> tuple[str, ...]:
 
 
 def _overridable(model: ir.Model) -> dict[str, ir.Value]:
-    if model.ir_version is not None and model.ir_version < 4:
+    if (model.ir_version or 0) < INITIALIZERS_STAND_ALONE:
         return {}
     listed = model.graph.inputs
     return {value.name: value for value in listed if value.name and value.is_initializer()}
 
 
-def _take_defaults(model: ir.Model, proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:
+def _hide_defaults(model: ir.Model, proto: onnx.ModelProto) -> None:
     # Tools take an initializer for a constant even where a caller may feed something else.
-    found = {name: value.const_value for name, value in _overridable(model).items()}
-    defaults = {name: tensor for name, tensor in found.items() if tensor is not None}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in defaults]
+    hidden = _overridable(model)
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in hidden]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
-    return defaults
 
 
 def _as_model(returned: Any, proto: onnx.ModelProto, name: str) -> ir.Model:
@@ -284,29 +286,63 @@ def _as_model(returned: Any, proto: onnx.ModelProto, name: str) -> ir.Model:
     return io.load(returned)
 
 
-def _put_back(original: ir.Model, result: ir.Model, defaults: dict[str, ir.TensorProtocol]) -> None:
-    """Undo what tools do to a model as a whole: defaults, tensors, versions, producers."""
-    graph = result.graph
-    for value in graph.inputs:
-        default = defaults.get(value.name or "")
-        if default is not None and not value.is_initializer():
-            value.const_value = default
-            graph.initializers.add(value)
-    stored = dict(graph.initializers)
-    for name, known in original.graph.initializers.items():
-        before, now = known.const_value, stored[name].const_value if name in stored else None
-        if before is not None and now is not None and same_tensor(before, now):
-            stored[name].const_value = before
-    # Those that were there keep their order; what the tool added follows.
-    known_order = [name for name in original.graph.initializers if name in stored]
-    for name in [*known_order, *(n for n in stored if n not in original.graph.initializers)]:
-        del graph.initializers[name]
-        graph.initializers.add(stored[name])
+def _put_back(original: ir.Model, result: ir.Model) -> None:
+    """Undo what tools do to a model as a whole: inputs, tensors, versions, producers."""
     if result.opset_imports == original.opset_imports:
         result.ir_version = original.ir_version
     result.producer_name = original.producer_name
     result.producer_version = original.producer_version
     result.graph.name = original.graph.name
+    _put_back_initializers(original.graph, result.graph)
+    if (result.ir_version or 0) < INITIALIZERS_STAND_ALONE:
+        for graph in (result.graph, *result.graph.subgraphs()):
+            _store_in_nodes(graph)
+
+
+def _put_back_initializers(original: ir.Graph, result: ir.Graph) -> None:
+    stored = dict(result.initializers)
+    inputs = {value.name: value for value in result.inputs}
+    listed = []
+    for name, known in original.initializers.items():
+        if known.is_graph_input():
+            # One that is an input is part of the interface, whatever the tool made of it.
+            value = inputs.pop(name, None) or stored.get(name) or _like(known)
+            value.const_value = value.const_value or known.const_value
+            stored[name] = value
+            listed.append(value)
+        before, now = known.const_value, stored[name].const_value if name in stored else None
+        if before is not None and now is not None and same_tensor(before, now):
+            stored[name].const_value = before
+    result.inputs[:] = with_listed(list(inputs.values()), listed, original)
+    # Those that were there keep their order; what the tool added follows.
+    known_order = [name for name in original.initializers if name in stored]
+    result.initializers.clear()
+    for name in [*known_order, *(n for n in stored if n not in original.initializers)]:
+        result.initializers.add(stored[name])
+
+
+def _like(value: ir.Value) -> ir.Value:
+    return ir.Value(
+        name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
+    )
+
+
+def _store_in_nodes(graph: ir.Graph) -> None:
+    """Make a node of each initializer that is not an input, for which the format has no room."""
+    for name, value in list(graph.initializers.items()):
+        if value.is_graph_input() or value.const_value is None:
+            continue
+        del graph.initializers[name]
+        node = ir.node("Constant", [], {"value": value.const_value})
+        made = node.outputs[0]
+        made.type, made.shape = value.type, value.shape
+        ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
+        value.name, made.name = None, name
+        first = next(iter(graph), None)
+        if first is None:
+            graph.append(node)
+        else:
+            graph.insert_before(first, node)
 
 
 @contextlib.contextmanager

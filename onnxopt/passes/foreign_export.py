@@ -15,8 +15,9 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxopt.errors import BadModel
 from onnxopt.passes.foreign_attributes import export_attribute
 from onnxopt.passes.foreign_graph import StoredValues, SurgeonFunction
-from onnxopt.passes.foreign_import import is_fixed, surgeon_shape, surgeon_type
-from onnxopt.passes.foreign_restore import NodeIndex, values_of
+from onnxopt.passes.foreign_import import surgeon_shape, surgeon_type
+from onnxopt.passes.foreign_restore import NodeIndex, values_of, with_listed
+from onnxopt.passes.foreign_result import INITIALIZERS_STAND_ALONE
 from onnxopt.passes.foreign_tensors import ir_dtype, new_tensor, same_tensor
 
 
@@ -29,17 +30,15 @@ def export_model(surgeon: Any, original: ir.Model) -> ir.Model:
     Raises:
         BadModel: Two nodes make the same value, or two constants share a name.
     """
-    fixed = is_fixed(original)
     scope = _Scope(surgeon, original.graph, None)
     homes = _homes([scope, *_inner_scopes(scope)])
-    graph = _Exporter(homes, fixed).graph(scope)
+    ir_version = original.ir_version if surgeon.ir_version is None else surgeon.ir_version
+    graph = _Exporter(homes, ir_version).graph(scope)
     graph.opset_imports.update(_opset_imports(surgeon))
     functions = [_export_function(item, original) for item in surgeon.functions]
-    if surgeon.ir_version is None or surgeon.ir_version < 4:
-        _list_initializers(graph)
     return ir.Model(
         graph,
-        ir_version=original.ir_version if surgeon.ir_version is None else surgeon.ir_version,
+        ir_version=ir_version,
         producer_name=surgeon.producer_name or original.producer_name,
         producer_version=surgeon.producer_version or original.producer_version,
         functions=functions,
@@ -172,16 +171,17 @@ def _tensor(constant: Any, before: ir.TensorProtocol | None) -> ir.TensorProtoco
 class _Exporter:
     """Builds the graphs; knows which graph holds which constant."""
 
-    def __init__(self, homes: Mapping[_Scope, Mapping[str, Any]], fixed: Any) -> None:
+    def __init__(self, homes: Mapping[_Scope, Mapping[str, Any]], ir_version: int | None) -> None:
         self._homes = homes
-        self._fixed = fixed
+        self._ir_version = ir_version or 0
 
     def graph(self, scope: _Scope) -> ir.Graph:
         surgeon, original = scope.surgeon, scope.original
         assert original is None or isinstance(original, ir.Graph)
-        inputs = [self._declare(scope, tensor) for tensor in surgeon.inputs]
+        inputs = [self.declare(scope, tensor) for tensor in surgeon.inputs]
         initializers = self._initializers(scope)
-        inputs = _with_overridable(inputs, initializers, original)
+        if original is not None:
+            inputs = with_listed(inputs, initializers, original)
         nodes = self.nodes(scope)
         graph = ir.Graph(
             inputs,
@@ -199,12 +199,14 @@ class _Exporter:
         for node in scope.surgeon.nodes:
             for tensor in node.outputs:
                 if not tensor.is_empty():
-                    self._declare(scope, tensor)
-        return [self._node(scope, i, node) for i, node in enumerate(scope.surgeon.nodes)]
+                    self.declare(scope, tensor)
+        constants = [c for c in self._homes[scope].values() if self._is_node(scope, c)]
+        made = [self._constant_node(scope, constant) for constant in constants]
+        return made + [self._node(scope, i, node) for i, node in enumerate(scope.surgeon.nodes)]
 
     def read(self, scope: _Scope, tensor: Any) -> ir.Value:
         """The value of a tensor in a place that reads it; one that nothing makes is made up."""
-        return scope.find(tensor.name) or self._declare(scope, tensor)
+        return scope.find(tensor.name) or self.declare(scope, tensor)
 
     def _initializers(self, scope: _Scope) -> list[ir.Value]:
         original, held = scope.original, self._homes[scope]
@@ -216,22 +218,38 @@ class _Exporter:
             elif before.name not in scope.values and self._stays(before):
                 values.append(_stored_value(scope, before))
         names = {value.name for value in values}
-        return values + [self._constant(scope, c) for name, c in held.items() if name not in names]
+        added = [c for name, c in held.items() if name not in names]
+        return values + [self._constant(scope, c) for c in added if not self._is_node(scope, c)]
 
     def _stays(self, value: ir.Value) -> bool:
         unused = not value.uses() and not value.is_graph_output()
-        return unused or not self._fixed(value)
+        return unused or value.is_graph_input()
+
+    def _is_node(self, scope: _Scope, constant: Any) -> bool:
+        """Whether a new constant has to be a node: where the format knows no initializers that are
+        not inputs, and where the graph gives the constant out."""
+        if isinstance(scope.surgeon, gs.Function):
+            return True
+        given = any(constant is tensor for tensor in scope.surgeon.outputs)
+        old = self._ir_version < INITIALIZERS_STAND_ALONE
+        return (old or given) and not scope.held(constant.name)
+
+    def _constant_node(self, scope: _Scope, constant: Any) -> ir.Node:
+        value = self.declare(scope, constant)
+        attribute = ir.AttrTensor("value", _tensor(constant, None))
+        return ir.Node("", "Constant", [], [attribute], outputs=[value])
 
     def _constant(self, scope: _Scope, constant: Any) -> ir.Value:
         before = scope.before.get(constant.name)
         tensor = _tensor(constant, before.const_value if before is not None else None)
         if before is not None and before.const_value is tensor:
             return _stored_value(scope, before)
-        value = self._declare(scope, constant)
+        value = self.declare(scope, constant)
         value.const_value = tensor
         return value
 
-    def _declare(self, scope: _Scope, tensor: Any) -> ir.Value:
+    def declare(self, scope: _Scope, tensor: Any) -> ir.Value:
+        """A new value of the scope, described as the tensor is."""
         if tensor.name in scope.values:
             raise BadModel(
                 f"value {tensor.name!r} is made twice",
@@ -303,29 +321,6 @@ def _new_type(dtype: Any, kind: str) -> ir.TypeProtocol | None:
     return ir.OptionalType(element) if kind == "optional_type" else element
 
 
-def _with_overridable(
-    inputs: list[ir.Value], initializers: Sequence[ir.Value], original: ir.Graph | None
-) -> list[ir.Value]:
-    """The inputs with the initializers that were inputs back in their places."""
-    if original is None:
-        return inputs
-    names = [value.name for value in original.inputs]
-    listed = {value.name: value for value in initializers if value.name in names}
-    order = {name: position for position, name in enumerate(names)}
-    result = list(inputs)
-    for name in sorted(listed, key=lambda name: order[name]):
-        before = set(names[: order[name]])
-        place = max((i + 1 for i, value in enumerate(result) if value.name in before), default=0)
-        result.insert(place, listed[name])
-    return result
-
-
-def _list_initializers(graph: ir.Graph) -> None:
-    # Below IR version 4 the format wants every initializer listed as an input.
-    known = {value.name for value in graph.inputs}
-    graph.inputs.extend(v for v in graph.initializers.values() if v.name not in known)
-
-
 def _sort_if_needed(graph: ir.Graph) -> None:
     done: set[ir.Node] = set()
     for node in graph:
@@ -354,13 +349,9 @@ def _export_function(surgeon: Any, original: ir.Model) -> ir.Function:
     overload = surgeon.overload if isinstance(surgeon, SurgeonFunction) else ""
     before = original.functions.get((surgeon.domain or "", surgeon.name, overload))
     scope = _Scope(surgeon, before, None)
-    inner = list(_inner_scopes(scope))
-    homes = _homes([scope, *inner])
-    exporter = _Exporter(homes, lambda value: True)
-    inputs = [exporter._declare(scope, tensor) for tensor in surgeon.inputs]
-    # A function has no initializers, so its constants are nodes.
-    constants = [_constant_node(scope, exporter, item) for item in homes[scope].values()]
-    nodes = constants + exporter.nodes(scope)
+    exporter = _Exporter(_homes([scope, *_inner_scopes(scope)]), original.ir_version)
+    inputs = [exporter.declare(scope, tensor) for tensor in surgeon.inputs]
+    nodes = exporter.nodes(scope)
     graph = ir.Graph(
         inputs,
         [exporter.read(scope, tensor) for tensor in surgeon.outputs],
@@ -379,11 +370,4 @@ def _export_function(surgeon: Any, original: ir.Model) -> ir.Function:
     ]
     return ir.Function(
         surgeon.domain or "", surgeon.name, overload, graph=graph, attributes=attributes
-    )
-
-
-def _constant_node(scope: _Scope, exporter: _Exporter, constant: Any) -> ir.Node:
-    value = exporter._declare(scope, constant)
-    return ir.Node(
-        "", "Constant", [], [ir.AttrTensor("value", _tensor(constant, None))], outputs=[value]
     )

@@ -18,6 +18,7 @@ from onnxopt.passes.foreign_graph import (
     SurgeonNode,
     surgeon_dtype,
 )
+from onnxopt.passes.foreign_result import INITIALIZERS_STAND_ALONE
 
 _TENSOR_TYPES = {
     ir.SparseTensorType: "sparse_tensor_type",
@@ -45,7 +46,7 @@ def import_model(model: ir.Model) -> SurgeonGraph:
 
 def is_fixed(model: ir.Model) -> Callable[[ir.Value], bool]:
     """Tells of an initializer of the model whether it always holds its data."""
-    old = model.ir_version is not None and model.ir_version < 4
+    old = model.ir_version is not None and model.ir_version < INITIALIZERS_STAND_ALONE
     return lambda value: old or ops.is_constant(value)
 
 

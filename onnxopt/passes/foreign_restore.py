@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import onnx_ir as ir
+
+from onnxopt.passes.foreign_tensors import same_tensor
 
 _Described = TypeVar("_Described", ir.Graph, ir.Node, ir.Value, ir.Function, ir.Model)
 
@@ -53,8 +55,9 @@ def restore(original: ir.Model, result: ir.Model) -> None:
         before = original.functions.get(identifier)
         if before is not None:
             _describe(before, function)
+            function.graph.meta.update(before.graph.meta)
             _restore_scope(before, function)
-            _restore_documents(before.attributes, function.attributes)
+            _restore_attributes(before.attributes, function.attributes)
     _restore_graph(original.graph, result.graph)
 
 
@@ -70,6 +73,8 @@ def _restore_model(original: ir.Model, result: ir.Model) -> None:
 def _restore_graph(original: ir.Graph, result: ir.Graph) -> None:
     result.name = result.name or original.name
     _describe(original, result)
+    # A reader keeps here what the IR has no place for; the original knows best.
+    result.meta.update(original.meta)
     _restore_scope(original, result)
 
 
@@ -98,7 +103,7 @@ def _restore_node(original: ir.Node, result: ir.Node, values: Mapping[str, ir.Va
     result.name = result.name or original.name
     result.overload = result.overload or original.overload
     _describe(original, result)
-    _restore_documents(original.attributes, result.attributes)
+    _restore_attributes(original.attributes, result.attributes)
     if not result.device_configurations:
         result.device_configurations = tuple(_rebound(original.device_configurations, values))
     for name, attribute in result.attributes.items():
@@ -119,11 +124,27 @@ def _bodies(attribute: ir.Attr) -> tuple[ir.Graph, ...]:
     return tuple(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else ()
 
 
-def _restore_documents(original: Mapping[str, ir.Attr], result: Mapping[str, ir.Attr]) -> None:
-    for name, attribute in result.items():
+def _restore_attributes(original: Mapping[str, ir.Attr], result: Any) -> None:
+    """Take the original attributes, with their docs and mapped tensors, where they say the same."""
+    for name, attribute in list(result.items()):
         before = original.get(name)
-        if before is not None and before.doc_string and not attribute.doc_string:
-            attribute.doc_string = before.doc_string
+        if before is not None and before is not attribute and _same_attribute(before, attribute):
+            result[name] = before
+
+
+def _same_attribute(left: ir.Attr, right: ir.Attr) -> bool:
+    if (left.type, left.ref_attr_name) != (right.type, right.ref_attr_name):
+        return False
+    if left.is_ref():
+        return True
+    if left.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return False
+    if left.type == ir.AttributeType.TENSOR:
+        return same_tensor(left.value, right.value)
+    if left.type == ir.AttributeType.TENSORS:
+        same_length = len(left.value) == len(right.value)
+        return same_length and all(map(same_tensor, left.value, right.value))
+    return bool(left.value == right.value)
 
 
 def _describe(original: _Described, result: _Described) -> None:
@@ -144,3 +165,18 @@ def _rebound(configurations: Iterable[Any], values: Mapping[str, ir.Value]) -> I
             if spec.value is not None
         ]
         yield dataclasses.replace(configuration, sharding_specs=tuple(specs))
+
+
+def with_listed(
+    inputs: Sequence[ir.Value], initializers: Iterable[ir.Value], original: ir.Graph
+) -> list[ir.Value]:
+    """`inputs` and those `initializers` that were inputs of `original`, in the places they had."""
+    names = [value.name for value in original.inputs]
+    order = {name: position for position, name in enumerate(names)}
+    listed = [value for value in initializers if value.name in order]
+    result = list(inputs)
+    for value in sorted(listed, key=lambda value: order[value.name]):
+        before = set(names[: order[value.name]])
+        place = max((i + 1 for i, known in enumerate(result) if known.name in before), default=0)
+        result.insert(place, value)
+    return result

@@ -6,6 +6,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+INITIALIZERS_STAND_ALONE = 4
+"""The IR version from which an initializer need not be listed as a graph input."""
+
 
 def replace_contents(model: ir.Model, result: ir.Model) -> None:
     """Let `model` hold everything that `result` holds; `result` must not be used after it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir as ir
@@ -24,10 +25,12 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """The declared inputs and outputs of a model, in order."""
+    """The declared inputs and outputs of a model, in order, and its metadata: what a user of the
+    model relies on besides its numbers."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: ir.Model) -> Interface:
@@ -35,13 +38,15 @@ class Interface:
         return cls(
             tuple(_input(value) for value in model.graph.inputs),
             tuple(_output(value) for value in model.graph.outputs),
+            dict(model.metadata_props),
         )
 
     def breach(self, other: Interface) -> str:
         """How `other` differs, as a sentence; empty where it does not."""
-        return _ports_differ("input", self.inputs, other.inputs) or _ports_differ(
+        ports = _ports_differ("input", self.inputs, other.inputs) or _ports_differ(
             "output", self.outputs, other.outputs
         )
+        return ports or _metadata_lost(self.metadata, other.metadata)
 
 
 def checker_complaint(model: ir.Model) -> str:
@@ -96,6 +101,15 @@ def _ports_differ(kind: str, wanted: tuple[Port, ...], found: tuple[Port, ...]) 
                 f"the {kind} {before.name!r} changed its shape from {_text(before.shape)} to"
                 f" {_text(after.shape)}"
             )
+    return ""
+
+
+def _metadata_lost(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
+    for key, text in wanted.items():
+        if key not in found:
+            return f"the model's metadata {key!r} is gone"
+        if found[key] != text:
+            return f"the model's metadata {key!r} changed"
     return ""
 
 
