@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 
-from onnxopt.check.parity import Parity
 from onnxopt.config import Exactness
 from onnxopt.errors import OnnxoptError
 from onnxopt.passes import shapes
 from onnxopt.passes.base import Context, Pass, PassResult, Step
 from onnxopt.passes.guard import Interface, checker_complaint
 
-Prove = Callable[[ir.Model, Exactness], Parity]
+if TYPE_CHECKING:
+    from onnxopt.check.parity import Parity
+
+Prove: TypeAlias = "Callable[[ir.Model, Exactness], Parity]"
 """Compares a model (as it would be saved) with the original, in the given class."""
 
 Progress = Callable[[str], None]
