@@ -3,7 +3,15 @@
 from typing import Any
 
 from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
-from onnxopt.rewrite.affine import Affine, of_batch_norm, of_elementwise
+from onnxopt.rewrite.affine import (
+    FUSED,
+    Affine,
+    ends_fusion,
+    folded,
+    of_batch_norm,
+    of_elementwise,
+    wide_array,
+)
 from onnxopt.rewrite.convolution import ConvWeight, is_unpadded, keeps_shape, rebuilt, with_bias
 
 PADDED = "the convolution pads its input with zeros, which the shift before it does not reach"
@@ -31,25 +39,56 @@ class FoldBatchNormIntoNextConv(Rule):
 
 
 class FoldConstantIntoNextConv(Rule):
-    """Take a constant Mul, Div, Add or Sub into the convolution that reads it.
+    """Take a constant Mul, Div, Add or Sub into the convolutions that read it.
 
     The constant must be one number, or one for each input channel. A product commutes with
-    padding by zeros; for a sum the convolution must not pad.
+    padding by zeros; for a sum no convolution may pad.
     """
 
     exactness = Exactness.CLOSE
-    example = Example("s = Mul(x, c)  y = Conv(s, w, b)", "y = Conv(x, w2, b)")
+    example = Example("y = Conv(Mul(x, s), w, b)", "y = Conv(x, w2, b)")
 
     def pattern(self, op, x: Value, w: Const, b: Const | None, c: Const):
-        before = op.either(op.one_of("Add", "Sub", "Mul", "Div")(x, c), op.Sub(c, x))
+        before = op.either(
+            op.one_of("Add", "Sub", "Mul", "Div")(x, c).shared(), op.Sub(c, x).shared()
+        )
         return op.one_of("Conv", "ConvTranspose")(before, w, b).named("conv")
 
     def rewrite(self, op, hit):
         weight = ConvWeight(hit.conv, hit.w)
-        node = hit.conv.input(0).producer
-        affine = of_elementwise(hit, node, hit.c, weight.rank, 1, weight.inputs)
+        before = hit.conv.input(0)
+        affine = of_elementwise(hit, before.producer, hit.c, weight.rank, 1, weight.inputs)
         hit.match(keeps_shape(hit.x, hit.c, weight))
+        hit.require(not ends_fusion(hit.x), FUSED)
+        others = [node for node in before.readers if node != hit.conv]
+        hit.match(not before.is_graph_output and all(_takes(node, affine) for node in others))
         return _before(op, hit, weight, affine, hit.c)
+
+
+class FoldScaleThroughShift(Rule):
+    """Take a constant factor before a constant sum into the convolution that reads the sum.
+
+    The convolution may pad: (x · s + t) is (x + t / s) · s, and the factor behind the sum commutes
+    with padding by zeros. Source: the learnable affine blocks of PP-LCNet and PP-HGNet.
+    """
+
+    exactness = Exactness.CLOSE
+    example = Example("y = Conv(Add(Mul(x, s), t), w)", "y = Conv(Add(x, t2), w2)")
+
+    def pattern(self, op, x: Value, w: Const, b: Const | None, s: Const, t: Const):
+        scaled = op.one_of("Mul", "Div")(x, s).named("scale")
+        shifted = op.one_of("Add", "Sub")(scaled, t).named("shift")
+        return op.one_of("Conv", "ConvTranspose")(shifted, w, b).named("conv")
+
+    def rewrite(self, op, hit):
+        weight = ConvWeight(hit.conv, hit.w)
+        gain = of_elementwise(hit, hit.scale, hit.s, weight.rank, 1, weight.inputs)
+        hit.match(keeps_shape(hit.x, hit.s, weight) and keeps_shape(hit.x, hit.t, weight))
+        factor, shift = wide_array(hit.s.array), wide_array(hit.t.array)
+        hit.match(factor.all() and not ends_fusion(hit.x))
+        shift = shift * factor if hit.scale.op_type == "Div" else shift / factor
+        moved = op.node(hit.shift.op_type, [hit.x, folded(op, hit, shift, hit.t)], like=hit.shift)
+        return rebuilt(op, hit, weight.scale_inputs(gain), hit.b and hit.b.array, hit.t, moved)
 
 
 def _before(op: Any, hit: Any, weight: ConvWeight, affine: Affine, like: Any) -> Any:
@@ -57,3 +96,15 @@ def _before(op: Any, hit: Any, weight: ConvWeight, affine: Affine, like: Any) ->
     hit.require(not shifts or is_unpadded(hit.conv, weight), PADDED)
     bias = with_bias(weight, hit.b and hit.b.array, affine.shift if shifts else None)
     return rebuilt(op, hit, weight.scale_inputs(affine), bias, like)
+
+
+def _takes(node: Any, affine: Affine) -> bool:
+    """Whether a further reader is a convolution that the same can be folded into."""
+    if not node.is_op("Conv", "ConvTranspose"):
+        return False
+    w, b = node.input(1), node.input(2)
+    if not w.is_const or not w.has_one_reader:
+        return False
+    if affine.shift is None or not affine.shift.any():
+        return True
+    return is_unpadded(node, ConvWeight(node, w)) and (b is None or b.is_const)

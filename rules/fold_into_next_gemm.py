@@ -3,7 +3,15 @@
 from typing import Any
 
 from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
-from onnxopt.rewrite.affine import Affine, folded, of_batch_norm, of_elementwise, per_channel
+from onnxopt.rewrite.affine import (
+    FUSED,
+    Affine,
+    ends_fusion,
+    folded,
+    of_batch_norm,
+    of_elementwise,
+    per_channel,
+)
 from onnxopt.rewrite.dense import Dense
 
 
@@ -25,6 +33,7 @@ class FoldConstantIntoNextGemm(Rule):
         dense = Dense.of(hit)
         node = hit.dense.input(0).producer
         hit.match(dense.rank and dense.takes(hit.c))
+        hit.require(not ends_fusion(hit.x), FUSED)
         affine = of_elementwise(hit, node, hit.c, hit.x.rank, dense.input_axis, dense.inputs)
         return _before(op, hit, dense, affine, hit.c)
 
@@ -61,6 +70,7 @@ class FoldShiftIntoNextBias(Rule):
     def rewrite(self, op, hit):
         dense = Dense.of(hit)
         hit.match(hit.w.rank == 2 and dense.rank and dense.takes(hit.c))
+        hit.require(not ends_fusion(hit.x), FUSED)
         rank = dense.rank
         shift = per_channel(hit.c, rank, rank - 1, dense.inputs)
         row = per_channel(hit.b, rank, rank - 1, dense.outputs)

@@ -16,6 +16,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SMALL_BYTES = 1024
 """A weight up to this size may be stored twice."""
 
+FUSED = "it is part of what onnxruntime fuses when it loads the model"
+"""Why a constant where `ends_fusion` holds stays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Affine:
@@ -101,6 +104,38 @@ def _numbers(norm: NodeView, index: int, channels: int) -> Array:
     if operand is None or not operand.is_const or operand.array.shape != (channels,):
         raise Unmatched("not one number per channel")
     return wide_array(operand.array)
+
+
+def ends_fusion(x: Operand) -> bool:
+    """Whether a constant factor or summand after `x` is the tail of what onnxruntime fuses.
+
+    It knows the pieces of LayerNormalization (a quotient by a root, its scale, its bias) and of
+    Gelu (a product with 1 + erf or 1 + tanh, its half) when it loads a model; without the tail it
+    would run them one by one. Source: onnxruntime's LayerNormFusion and GeluFusion.
+    """
+    node = x.producer
+    if node is None or not node.is_op("Mul", "Div"):
+        return False
+    operands = [operand for operand in node.inputs if operand is not None]
+    if any(operand.is_const for operand in operands):
+        return any(ends_fusion(operand) for operand in operands if not operand.is_const)
+    return any(_is_root(operand) or _is_gate(operand) for operand in operands)
+
+
+def _is_root(operand: Operand) -> bool:
+    node = operand.producer
+    if node is not None and node.is_op("Reciprocal"):
+        operand = node.inputs[0] or operand
+        node = operand.producer
+    return node is not None and node.is_op("Sqrt")
+
+
+def _is_gate(operand: Operand) -> bool:
+    node = operand.producer
+    if node is None or not node.is_op("Add"):
+        return False
+    sources = [each.producer for each in node.inputs if each is not None]
+    return any(source is not None and source.is_op("Erf", "Tanh") for source in sources)
 
 
 def require_own(hit: Hit, weight: Operand) -> None:

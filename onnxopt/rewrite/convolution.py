@@ -77,17 +77,24 @@ class ConvWeight:
         return np.asarray(wide * gain)
 
 
-def rebuilt(op: RewriteBuilder, hit: Hit, weight: Array, bias: Array | None, like: Operand) -> Any:
+def rebuilt(
+    op: RewriteBuilder,
+    hit: Hit,
+    weight: Array,
+    bias: Array | None,
+    like: Operand,
+    x: Any = None,
+) -> Any:
     """The Conv or ConvTranspose of the hit (conv, x, w, b) with other numbers.
 
-    `like` names a bias where there was none.
+    `like` names a bias where there was none; `x` is what it reads instead of the hit's.
     """
     require_own(hit, hit.w)
     new_bias = None
     if bias is not None:
         new_bias = folded(op, hit, bias, hit.b or like, hit.w.dtype)
     new_weight = folded(op, hit, weight, hit.w)
-    return op.node(hit.conv.op_type, [hit.x, new_weight, new_bias], like=hit.conv)
+    return op.node(hit.conv.op_type, [x or hit.x, new_weight, new_bias], like=hit.conv)
 
 
 def is_unpadded(conv: NodeView, weight: ConvWeight) -> bool:
