@@ -124,6 +124,30 @@ def to_bytes(model: ir.Model) -> bytes:
     return b"".join(chunks)
 
 
+def split(model: ir.Model, *, apart_bytes: int) -> tuple[onnx.ModelProto, dict[str, Slot]]:
+    """The model without the initializers of the main graph that are large, and those by name.
+
+    They keep type and shape in the proto; all other data is inside.
+
+    Raises:
+        BadModel: What stays inside is over 2 GB, more than a protobuf holds.
+    """
+    written = _written(model)
+    outermost = {id(tensor) for tensor in written.proto.graph.initializer}
+    apart: dict[str, Slot] = {}
+    inside: list[Slot] = []
+    for slot in external_data.make_inline(written.slots):
+        if id(slot.proto) in outermost and slot.length >= apart_bytes:
+            slot.proto.ClearField("raw_data")
+            apart[slot.proto.name] = slot
+        else:
+            inside.append(slot)
+    _refuse_too_large(inside)
+    for slot in inside:
+        slot.proto.raw_data = slot.tensor.tobytes()
+    return written.proto, apart
+
+
 def save(
     model: ir.Model,
     path: str | os.PathLike[str],

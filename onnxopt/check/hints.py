@@ -201,7 +201,8 @@ def _about_features(node: ir.Node) -> Hint:
 def _shape(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None:
         return None
-    shape = value.shape if value.const_value is None else value.const_value.shape
+    tensor = value.const_value or ops.constant(value)
+    shape = value.shape if tensor is None else tensor.shape
     if shape is None or not all(isinstance(dim, int) for dim in shape):
         return None
     return tuple(int(dim) for dim in shape)  # type: ignore[arg-type]

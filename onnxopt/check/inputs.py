@@ -157,7 +157,7 @@ def _checked_array(value: Any, spec: InputSpec, prefix: str) -> np.ndarray[Any, 
             raise _misfit(spec, prefix, f"{type(value).__name__} ({error})") from error
     if wanted.kind == "O" and array.dtype.kind in "US":
         array = array.astype(object)
-    if array.dtype.kind == "V" and array.dtype.itemsize == wanted.itemsize:
+    if array.dtype.type is np.void and array.dtype.itemsize == wanted.itemsize:
         # numpy saves the element types it lacks as nameless bytes.
         array = array.view(wanted)
     if array.dtype != wanted or not _shape_fits(array.shape, spec.shape):

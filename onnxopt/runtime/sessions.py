@@ -16,7 +16,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from onnxopt.errors import BadModel, RuntimeFailed
+from onnxopt import io
+from onnxopt.errors import RuntimeFailed
+from onnxopt.runtime import weights
 from onnxopt.runtime.providers import CPU, Provider, name_of, resolve
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
@@ -27,6 +29,7 @@ Value: TypeAlias = Any
 
 _FATAL = 4
 _LONGEST = 300
+_LARGE = 1 << 26
 # Without this the environment's own logger writes warnings to stderr before any session exists.
 onnxruntime.set_default_logger_severity(_FATAL)
 
@@ -199,24 +202,16 @@ def _session_options(
 def _loadable(
     model: ModelSource, options: onnxruntime.SessionOptions
 ) -> tuple[str | bytes, tuple[Any, ...]]:
+    """What onnxruntime loads, and what has to live as long as the session."""
     if isinstance(model, bytes):
         return model, ()
     if isinstance(model, (str, os.PathLike)):
         return str(Path(model)), ()
-    proto = model if isinstance(model, onnx.ModelProto) else _to_proto(model)
-    try:
-        return proto.SerializeToString(), ()
-    except ValueError as error:
-        raise BadModel(
-            "the model is over 2 GB, more than one protobuf holds",
-            hint="save it with external data and give its path",
-        ) from error
-
-
-def _to_proto(model: ir.Model) -> onnx.ModelProto:
-    from onnxopt import io
-
-    return io.to_proto(model)
+    if isinstance(model, onnx.ModelProto) and model.ByteSize() < _LARGE:
+        return model.SerializeToString(), ()
+    loadable = weights.loadable(io.load(model))
+    options.add_external_initializers(loadable.names, loadable.values)
+    return loadable.graph, loadable.kept
 
 
 def _load_hint(error: BaseException) -> str:
