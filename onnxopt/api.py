@@ -116,10 +116,10 @@ def optimize(
         enable=tuple(enable),
         seed=seed,
     )  # fmt: skip
-    if output is not None:
-        io.check_target(output, model, overwrite=overwrite)
     pipeline = pipelines.optimize(options, passes)
     original = io.load(model)
+    if output is not None:
+        io.check_target(original, output, overwrite=overwrite)
     prepared = prepare(original, options)
     before = cost(prepared)
     source = model if isinstance(model, bytes | str | os.PathLike) else original
