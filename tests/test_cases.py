@@ -23,11 +23,12 @@ SEEDS = (0, 1, 2)
 
 
 def rewritten(case: Case, model: onnx.ModelProto) -> tuple[onnx.ModelProto, PassResult]:
-    """The model after only the case's rule ran, shapes inferred first."""
+    """The model after only the case's rule ran, between inference and saving."""
     loaded = ir.from_proto(model)
     shapes.infer(loaded)
     context = Context(Options(enable=(case.rule,)))
     result = RewritePass((registry.rules()[case.rule],)).run(loaded, context)
+    shapes.restore(loaded)
     return ir.to_proto(loaded), result
 
 
@@ -83,7 +84,8 @@ def graph_form(graph: onnx.GraphProto, outer: dict[str, Any], opsets: dict[str, 
             known[node.output[0]] = ("constant", tensor.data_type, tuple(tensor.dims))
             continue
         arguments = tuple(known[name] if name else None for name in node.input)
-        entry = (node.domain, node.op_type, arguments, attributes(node, known, opsets))
+        outside = _seen_from_a_body(node, known, table)
+        entry = (node.domain, node.op_type, arguments, attributes(node, outside, opsets))
         if entry not in index:
             index[entry] = len(table)
             table.append(entry)
@@ -91,6 +93,15 @@ def graph_form(graph: onnx.GraphProto, outer: dict[str, Any], opsets: dict[str, 
             known[name] = ("node", index[entry], slot)
     outputs = [(item.name, typed(item), expand(known[item.name], table)) for item in graph.output]
     return (tuple(inputs), tuple(outputs))
+
+
+def _seen_from_a_body(
+    node: onnx.NodeProto, known: dict[str, Any], table: list[Any]
+) -> dict[str, Any]:
+    """What the graphs in the node's attributes may read, apart from this graph's table."""
+    if not any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
+        return known
+    return {name: expand(item, table) for name, item in known.items()}
 
 
 def expand(item: Any, table: list[Any]) -> Any:
@@ -103,14 +114,17 @@ def expand(item: Any, table: list[Any]) -> Any:
 
 def attributes(node: onnx.NodeProto, known: dict[str, Any], opsets: dict[str, int]) -> Any:
     """Written attributes that differ from the schema's default, sorted."""
-    schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    known_attributes = {}
+    if onnx.defs.has(node.op_type, node.domain):
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+        known_attributes = schema.attributes
     found = []
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             found.append((attribute.name, graph_form(attribute.g, known, opsets)))
             continue
         value = onnx.helper.get_attribute_value(attribute)
-        known_attribute = schema.attributes.get(attribute.name)
+        known_attribute = known_attributes.get(attribute.name)
         default = known_attribute.default_value if known_attribute is not None else None
         if default is not None and default.name:
             if value == onnx.helper.get_attribute_value(default):

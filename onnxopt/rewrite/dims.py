@@ -45,6 +45,8 @@ def _joined(dims: Sequence[Dim]) -> Dim:
 
 def stretches_to(small: Operand, large: Operand) -> bool:
     """Whether broadcasting the two against each other provably gives the shape of `large`."""
+    if small.shape == ():
+        return True
     if small.shape is None or large.shape is None or len(small.shape) > len(large.shape):
         return False
     pairs = zip(aligned(small.shape, len(large.shape)), large.shape, strict=True)
@@ -107,3 +109,17 @@ def keeps_order(perm: Sequence[int], shape: Dims | None) -> bool:
         return list(perm) == sorted(perm)
     moved = [axis for axis in perm if shape[axis] != 1]
     return moved == sorted(moved)
+
+
+def supplied(dims: Dims, others: Sequence[Operand]) -> bool:
+    """Whether each of `dims` (laid out from the last axis) that is not one is a dim of an other."""
+    known = [other.shape[::-1] for other in others if other.shape is not None]
+    return all(
+        dim == 1 or any(axis < len(shape) and same(dim, shape[axis]) for shape in known)
+        for axis, dim in enumerate(dims[::-1])
+    )
+
+
+def reaches_rank(rank: int, others: Sequence[Operand]) -> bool:
+    """Whether one of `others` has that many axes at least."""
+    return any(other.rank is not None and other.rank >= rank for other in others)

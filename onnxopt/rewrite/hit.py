@@ -222,7 +222,8 @@ class NodeView:
         if found is None or name not in found.attributes:
             return None
         default = found.attributes[name].default_value
-        return onnx.helper.get_attribute_value(default) if default.name else None
+        value = onnx.helper.get_attribute_value(default) if default.name else None
+        return value.decode() if isinstance(value, bytes) else value
 
     def axes(self) -> list[int] | None:
         """The axes of a Squeeze, Unsqueeze, Reduce*: attribute or constant input; None if unset.

@@ -106,3 +106,11 @@ def test_only_axes_of_one_may_move() -> None:
     assert dims.keeps_order([0, 2, 1], ("N", 1, 4))
     assert not dims.keeps_order([0, 2, 1], ("N", "M", 4))
     assert not dims.keeps_order([1, 0], None)
+
+
+def test_another_operand_supplies_what_is_not_one() -> None:
+    others = [operand("N", 1), operand(4)]
+    assert dims.supplied(("N", 4), others)
+    assert dims.supplied((1, 1, 4), others)
+    assert not dims.supplied(("M", 4), others)
+    assert not dims.supplied((4, 1), others)
