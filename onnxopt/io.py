@@ -190,6 +190,18 @@ def save(
     return target
 
 
+def check_target(
+    model: ir.Model, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Find out early that `save` could not write there. Raises BadOutput."""
+    target = Path(path)
+    _refuse_target(target, _origin(model), overwrite)
+    if not os.access(target.parent, os.W_OK):
+        raise BadOutput(
+            f"the folder {target.parent} can't be written to", hint="choose another folder"
+        )
+
+
 def skeleton(model: ir.Model, *, keep_bytes: int = 1024) -> onnx.ModelProto:
     """The model for onnx's checker and shape inference, without the weights.
 
