@@ -94,9 +94,13 @@ def put_interface(graph: ir.Graph, out: onnx.GraphProto, origin: onnx.GraphProto
     olds: list[onnx.ValueInfoProto | None] = list(origin.output)
     if [info.name for info in origin.output] != [value.name for value in graph.outputs]:
         olds = [outputs.get(value.name or "") for value in graph.outputs]
+    strays = _Strays(out, origin)
     for value, old in zip(graph.outputs, olds, strict=True):
         name = value.name or ""
-        put_info(value, out.output.add(), old, inputs.get(name) or outputs.get(name))
+        if old is not None and value.is_initializer() and not value.is_graph_input():
+            _put_constant_info(value, out.output.add(), old, strays.tensors)
+        else:
+            put_info(value, out.output.add(), old, inputs.get(name) or outputs.get(name))
 
 
 def put_value_infos(graph: ir.Graph, out: Any, origin: Any) -> None:

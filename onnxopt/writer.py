@@ -90,6 +90,8 @@ def write_model(model: ir.Model, origin: onnx.ModelProto | None) -> Written:
     writer = _Writer(model.ir_version)
     proto = onnx.ModelProto()
     setaside.put_head(model, origin, proto)
+    # A model has a graph, even if there is nothing in it.
+    proto.graph.SetInParent()
     writer.graph(model.graph, proto.graph)
     for function in model.functions.values():
         writer.function(function, proto.functions.add())
