@@ -1,0 +1,77 @@
+"""What onnxruntime says of the ONNX backend suite before is what it says after.
+
+Every model of the suite that onnxruntime runs goes through the optimizer three times: as it is, with
+all inputs but the first made constants, and with all of them made constants, so that there is
+something to fold. Nothing may come out wrong, fail to load or run, raise, or newly fail the checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import corpus
+import onnx
+import pytest
+
+import onnxopt.api
+from onnxopt.check.compare import measure, measure_types
+from onnxopt.config import Exactness
+
+CHUNKS = 40
+VARIANTS = ("as is", "first input kept", "all inputs frozen")
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_the_suite_means_the_same_after_the_optimizer(chunk: int) -> None:
+    failures = list(failures_of(corpus.cases()[chunk::CHUNKS]))
+    assert not failures, "\n".join(failures)
+
+
+def failures_of(cases: Any) -> Iterator[str]:
+    """A line for each case and variant that comes out differently."""
+    for case in cases:
+        model, feeds = case.model(), case.feeds()
+        for variant in VARIANTS:
+            if variant != "as is" and not feeds:
+                continue
+            given, left = model, feeds
+            if variant != "as is":
+                given, left = corpus.frozen(model, feeds, variant == "first input kept")
+            fault = fault_of(given, left, case.deterministic())
+            if fault:
+                yield f"{case.name} ({variant}): {fault}"
+
+
+def fault_of(model: onnx.ModelProto, feeds: corpus.Feeds, deterministic: bool) -> str:
+    """What is wrong with the optimized model; empty where nothing is, or it can't run at all."""
+    expected = corpus.run(model, feeds)
+    if expected is None:
+        return ""
+    valid = is_valid(model)
+    try:
+        optimized = onnxopt.api.optimize(model, check=False, bench=False).proto
+    except Exception as error:  # any exception at all is the failure that is looked for
+        return f"raised {type(error).__name__}: {error}"
+    found = corpus.run(optimized, feeds)
+    if found is None:
+        return "no longer loads or runs"
+    if valid and not is_valid(optimized):
+        return "newly fails the checker"
+    for info, left, right in zip(model.graph.output, expected, found, strict=True):
+        if deterministic:
+            result = measure(left, right, Exactness.CLOSE)
+        else:
+            result = measure_types(left, right, shapes=True)
+        if not result.passed:
+            return f"output {info.name!r}: {result.reason}"
+    return ""
+
+
+def is_valid(model: onnx.ModelProto) -> bool:
+    """Whether onnx.checker has nothing to say against the model."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception:  # the checker raises several unrelated classes
+        return False
+    return True
