@@ -4,7 +4,7 @@ from onnxopt.rewrite import Exactness, Example, Rule, Value, Values
 
 
 class DropSingleOperand(Rule):
-    """Leave a Sum, Mean, Max or Min of one operand out; a Max, Min, And, Or of two equal ones too."""
+    """Leave a Sum, Mean, Max or Min of one operand out; a Max, Min, And, Or of one and the same."""
 
     exactness = Exactness.EXACT
     example = Example("y = Sum(x)", "y = x")
