@@ -16,7 +16,7 @@ from onnxopt import ops
 from onnxopt.config import Exactness
 from onnxopt.passes import shapes
 from onnxopt.passes.base import Context, PassResult, Refusal
-from onnxopt.passes.fold_evaluate import Evaluation
+from onnxopt.passes.fold_evaluate import Evaluation, Tensors
 from onnxopt.passes.fold_place import Placer, sweep
 from onnxopt.passes.fold_plan import Budget, Constants, Plan, foldable, human, in_order, make_plan
 from onnxopt.passes.fold_symbolic import simplify
@@ -102,30 +102,27 @@ class _Run:
 
     def _compute(self, scope: ir.Graph | ir.Function, budget: Budget) -> bool:
         """Compute what is constant; gives whether something came out that shapes may depend on."""
-        plan = make_plan(scope, self.facts, budget, frozenset())
+        placer = Placer(self.model)
+        plan = make_plan(scope, self.facts, budget, placer)
         evaluation = Evaluation(self.facts, _opsets(scope, self.model), self.model.ir_version or 8)
         evaluation.run(plan.groups)
         for refusal in (*plan.refusals, *evaluation.refusals):
             self.refusals[refusal.node] = refusal
-        self._place(plan, evaluation)
+        self._place(plan, evaluation.tensors, placer)
         return evaluation.by_runtime > 0
 
-    def _place(self, plan: Plan, evaluation: Evaluation) -> None:
-        placer = Placer(self.model)
-        for group in plan.groups:
-            for value in group.results:
-                tensor = evaluation.tensors.get(value)
-                if tensor is not None:
-                    placer.replace(value, tensor)
-                    self._loosen(tensor)
+    def _place(self, plan: Plan, tensors: Tensors, placer: Placer) -> None:
+        for value in (value for group in plan.groups for value in group.results):
+            tensor, graph = tensors.get(value), value.graph
+            if tensor is None or graph is None or not placer.has_room(graph, tensor.dtype):
+                continue
+            placer.replace(value, tensor)
+            if tensor.dtype.is_floating_point():
+                # The number is the same to the bit, but a constant operand lets onnxruntime take
+                # a packed kernel that adds in another order.
+                self.exactness = Exactness.CLOSE
         nodes = [node for group in plan.groups for node in group.nodes]
         self._sweep(nodes)
-
-    def _loosen(self, tensor: ir.TensorProtocol) -> None:
-        # The number is the same to the bit, but a constant operand lets onnxruntime take a packed
-        # kernel that adds in another order.
-        if tensor.dtype.is_floating_point():
-            self.exactness = Exactness.CLOSE
 
     def _simplify(self, scope: ir.Graph | ir.Function) -> None:
         placer = Placer(self.model)

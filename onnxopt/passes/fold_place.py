@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxopt import ops
@@ -20,20 +22,24 @@ class Placer:
 
     def __init__(self, model: ir.Model) -> None:
         self._only_nodes = (model.ir_version or 0) < _INITIALIZERS_STAND_ALONE
-        self._functions = {id(function.graph) for function in model.functions.values()}
+        self._functions = {id(function.graph): function for function in model.functions.values()}
         self._model = model
         self._names: Names | None = None
+
+    def has_room(self, graph: ir.Graph, dtype: ir.DataType) -> bool:
+        """Whether a constant of `dtype` can stand in the graph at all."""
+        return not self._as_node(graph) or dtype in _constant_dtypes(self._opset(graph))
 
     def replace(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
         """Let `value` be `tensor`, under its own name and with its metadata; gives the new value.
 
         It becomes an initializer of the graph that computed it, or a Constant node where the
-        format has no room for one (functions, IR versions below 4) or the graph gives it out.
+        format has no room for one (functions, IR versions below 4).
         """
         producer, graph = value.producer(), value.graph
         if producer is None or graph is None:
             raise ValueError(f"{value.name} is not computed by a node")
-        constant = self._make(tensor, producer, value.is_graph_output())
+        constant = self._make(tensor, producer)
         constant.doc_string = value.doc_string
         constant.metadata_props.update(value.metadata_props)
         constant.meta.update(value.meta)
@@ -49,7 +55,7 @@ class Placer:
         graph = node.graph
         if graph is None:
             raise ValueError(f"{node.name} belongs to no graph")
-        constant = self._make(ir.tensor(np.array(numbers, dtype=np.int64)), node, False)
+        constant = self._make(ir.tensor(np.array(numbers, dtype=np.int64)), node)
         self._register(constant, self._names.value(like), graph)
         return constant
 
@@ -57,9 +63,16 @@ class Placer:
         for scope in scopes(self._model):
             yield scope if isinstance(scope, ir.Graph) else scope.graph
 
-    def _make(self, tensor: ir.TensorProtocol, before: ir.Node, is_output: bool) -> ir.Value:
+    def _as_node(self, graph: ir.Graph) -> bool:
+        return self._only_nodes or id(graph) in self._functions
+
+    def _opset(self, graph: ir.Graph) -> int:
+        function = self._functions.get(id(graph))
+        return (function or self._model).opset_imports.get("", 0)
+
+    def _make(self, tensor: ir.TensorProtocol, before: ir.Node) -> ir.Value:
         graph = before.graph
-        if graph is not None and (self._only_nodes or is_output or id(graph) in self._functions):
+        if graph is not None and self._as_node(graph):
             attribute = ir.AttrTensor("value", tensor)
             node = ir.Node("", "Constant", [], [attribute], name=before.name)
             graph.insert_before(before, node)
@@ -75,6 +88,16 @@ class Placer:
         constant.name = name
         if constant.producer() is None:
             graph.register_initializer(constant)
+
+
+@functools.cache
+def _constant_dtypes(opset: int) -> frozenset[ir.DataType]:
+    """The dtypes that a Constant node may have in an opset of the standard domain."""
+    if opset < 1:
+        return frozenset()
+    schema = onnx.defs.get_schema("Constant", opset, "")
+    names = {text.removeprefix("tensor(").removesuffix(")") for text in schema.outputs[0].types}
+    return frozenset(dtype for dtype in ir.DataType if dtype.name.lower() in names)
 
 
 def sweep(nodes: Iterable[ir.Node]) -> int:

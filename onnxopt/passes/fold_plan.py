@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.passes.base import Refusal
+from onnxopt.passes.fold_place import Placer
 from onnxopt.passes.propagate import Facts
 
 MOST_BYTES = 256 << 20
@@ -120,24 +121,21 @@ def in_order(scope: ir.Graph | ir.Function) -> Iterator[ir.Node]:
         yield node
 
 
-def make_plan(
-    scope: ir.Graph | ir.Function, facts: Facts, budget: Budget, refused: frozenset[ir.Node]
-) -> Plan:
-    """What to fold within the budget, which is spent; `refused` nodes are left as they are."""
-    nodes = list(in_order(scope))
+def make_plan(scope: ir.Graph | ir.Function, facts: Facts, budget: Budget, placer: Placer) -> Plan:
+    """What to fold within the budget, which is spent by that."""
     groups: list[Group] = []
     refusals: list[Refusal] = []
-    given_up = set(refused)
-    members = foldable(nodes, Constants(facts), refused)
+    given_up: set[ir.Node] = set()
+    members = foldable(list(in_order(scope)), Constants(facts))
     waiting = sorted(_groups(members, facts), key=lambda group: group.growth)
     while waiting:
         group = waiting.pop(0)
-        reason = _too_much(group, facts, budget)
+        reason = _too_much(group, facts, budget, placer)
         if not reason:
             budget.spend(group.growth)
             groups.append(group)
             continue
-        culprit = _largest(group, facts)
+        culprit = _largest(group, facts, placer)
         given_up.add(culprit)
         if reason != _NO_TENSOR:
             refusals.append(Refusal("fold", label(culprit), reason))
@@ -272,9 +270,9 @@ def _dies(value: ir.Value, inside: set[ir.Node]) -> bool:
     return all(user in inside for user, _ in value.uses())
 
 
-def _too_much(group: Group, facts: Facts, budget: Budget) -> str:
+def _too_much(group: Group, facts: Facts, budget: Budget, placer: Placer) -> str:
     """Why the group may not be folded; empty if it may."""
-    if not all(_is_plain(value, facts) for value in group.results):
+    if not all(_is_plain(value, facts, placer) for value in group.results):
         return _NO_TENSOR
     if not budget.allows(group.growth):
         return (
@@ -287,12 +285,19 @@ def _too_much(group: Group, facts: Facts, budget: Budget) -> str:
     return ""
 
 
-def _is_plain(value: ir.Value, facts: Facts) -> bool:
-    if value in facts.elements:
+def _is_plain(value: ir.Value, facts: Facts, placer: Placer) -> bool:
+    """Whether the value is, as far as is known, a tensor that a constant can hold."""
+    known = facts.elements.get(value)
+    dtype = value.dtype if known is None else known.dtype
+    if known is None and not isinstance(value.type, ir.TensorType | None):
+        return False
+    if dtype is None:
         return True
-    if value.type is None:
-        return True
-    return isinstance(value.type, ir.TensorType) and value.dtype != ir.DataType.STRING
+    return (
+        dtype != ir.DataType.STRING
+        and value.graph is not None
+        and placer.has_room(value.graph, dtype)
+    )
 
 
 def _memory(group: Group, facts: Facts) -> int:
@@ -300,11 +305,11 @@ def _memory(group: Group, facts: Facts) -> int:
     return sum(bytes_of(value, facts) or 0 for value in values if value is not None)
 
 
-def _largest(group: Group, facts: Facts) -> ir.Node:
+def _largest(group: Group, facts: Facts, placer: Placer) -> ir.Node:
     """The node whose result is the reason that the group is too much."""
 
     def weight(value: ir.Value) -> tuple[bool, int]:
-        return not _is_plain(value, facts), bytes_of(value, facts) or 0
+        return not _is_plain(value, facts, placer), bytes_of(value, facts) or 0
 
     producer = max(group.results, key=weight).producer() if group.results else None
     return producer or group.nodes[-1]

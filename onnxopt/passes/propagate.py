@@ -179,7 +179,7 @@ class Place:
         return found
 
 
-class Unknown(Exception):  # noqa: N818
+class Unknown(Exception):
     """A rule needs something that is not known."""
 
 

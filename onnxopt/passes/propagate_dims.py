@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from onnxopt import ops
 from onnxopt.passes.propagate import Dims, DimsRule, Place, Unknown
+from onnxopt.passes.propagate_control import if_dims
 from onnxopt.passes.propagate_windows import WINDOW_RULES
 from onnxopt.passes.symbols import Dim, Names, exact_quotient, is_natural, product
 
@@ -282,7 +283,8 @@ def _matmul(place: Place) -> list[Dims | None]:
 
 
 def _gemm(place: Place) -> list[Dims | None]:
-    left, right = need(place.dims(0)), need(place.dims(1))
+    left = place.dims(0) or (place.facts.names.fresh(), place.facts.names.fresh())
+    right = need(place.dims(1))
     rows = left[1 if place.int_attribute("transA", 0) else 0]
     columns = right[0 if place.int_attribute("transB", 0) else 1]
     return [(rows, columns)]
@@ -383,6 +385,7 @@ DIMS_RULES: dict[str, DimsRule] = {
     "Gather": _gather,
     "GatherElements": _like_second,
     "Gemm": _gemm,
+    "If": if_dims,
     "MatMul": _matmul,
     "PRelu": _same,
     "Pad": _pad,

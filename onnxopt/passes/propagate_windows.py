@@ -19,7 +19,11 @@ def _dims(place: Place, index: int = 0) -> Dims:
 
 
 def _conv(place: Place) -> list[Dims | None]:
-    image, weight = _dims(place), _dims(place, 1)
+    weight = _dims(place, 1)
+    image = place.dims(0)
+    if image is None:
+        # The image has as many axes as the weight, or the node does not run.
+        return [(place.facts.names.fresh(), weight[0], *_fresh(place, len(weight) - 2))]
     return [(image[0], weight[0], *_windows(place, image[2:], _kernel(place, weight)))]
 
 
@@ -31,6 +35,10 @@ def _pool(place: Place) -> list[Dims | None]:
         raise Unknown("windows")
     dims = (*image[:2], *_windows(place, image[2:], kernel))
     return [dims] * len(place.node.outputs)
+
+
+def _fresh(place: Place, count: int) -> list[Dim]:
+    return [place.facts.names.fresh() for _ in range(count)]
 
 
 def _kernel(place: Place, weight: Dims) -> list[int]:

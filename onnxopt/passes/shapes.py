@@ -164,7 +164,7 @@ def _annotate(value: ir.Value, found: _Infos) -> None:
     try:
         value.type = ir.serde.deserialize_type_proto_for_type(proto)
         value.shape = ir.serde.deserialize_type_proto_for_shape(proto)
-    except (NotImplementedError, ValueError):
+    except ir.serde.SerdeError:
         # A type that the IR has no word for, such as a map.
         value.type = value.shape = None
 

@@ -23,6 +23,7 @@ Monomial = tuple[Symbol, ...]
 Dim = Union[int, "Expression"]
 
 _LONGEST_NAME = 40
+_NO_JOIN: tuple[str, frozenset[Dim]] = ("", frozenset())
 
 
 class Expression:
@@ -134,6 +135,7 @@ class Names:
     def __init__(self) -> None:
         self._known: dict[str, Expression] = {}
         self._count = 0
+        self._operands: dict[Dim, tuple[str, frozenset[Dim]]] = {}
 
     def fresh(self, *, natural: bool = True) -> Expression:
         """An integer nothing is known about, not equal to any other."""
@@ -182,8 +184,31 @@ class Names:
         for dim in (left, right):
             if isinstance(dim, int):
                 return dim
-        first, second = sorted((left, right), key=str)
-        return self.of("broadcast", first, second, natural=True)
+        parts = self._parts("broadcast", left) | self._parts("broadcast", right)
+        # What is the smaller of c and x can only be broadcast against x by being x: it is 1 only
+        # where x is.
+        parts = {part for part in parts if not self._is_capped(part, parts)}
+        if len(parts) == 1:
+            return parts.pop()
+        return self._joined("broadcast", parts, natural=True)
+
+    def _parts(self, operation: str, dim: Dim) -> set[Dim]:
+        """What `dim` joins by `operation`; itself if it is no such join."""
+        name, parts = self._operands.get(dim, _NO_JOIN)
+        return set(parts) if name == operation else {dim}
+
+    def _is_capped(self, dim: Dim, others: set[Dim]) -> bool:
+        name, parts = self._operands.get(dim, _NO_JOIN)
+        bounds = [part for part in parts if isinstance(part, int)]
+        if name != "min" or not bounds or bounds[0] < 2:
+            return False
+        return any(part in others for part in parts)
+
+    def _joined(self, operation: str, parts: set[Dim], *, natural: bool) -> Expression:
+        """An operation that takes its operands in any order."""
+        found = self.of(operation, *sorted(parts, key=str), natural=natural)
+        self._operands[found] = (operation, frozenset(parts))
+        return found
 
     def _extreme(self, name: str, choose: Callable[[int, int], int], left: Dim, right: Dim) -> Dim:
         if isinstance(left, int) and isinstance(right, int):
@@ -191,11 +216,10 @@ class Names:
         small, large = (left, right) if is_natural(right - left) else (right, left)
         if is_natural(large - small):
             return small if name == "min" else large
-        first, second = sorted((left, right), key=str)
         natural = is_natural(left) and is_natural(right)
         if name == "max":
             natural = is_natural(left) or is_natural(right)
-        return self.of(name, first, second, natural=natural)
+        return self._joined(name, {left, right}, natural=natural)
 
 
 def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
