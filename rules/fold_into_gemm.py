@@ -64,8 +64,6 @@ class FoldScaleThroughBias(Rule):
         dense = Dense.of(hit)
         rank, columns = dense.rank, dense.outputs
         affine = of_elementwise(hit, hit.root, hit.c, rank, rank - 1, columns)
-        row = per_channel(hit.b, rank, rank - 1, columns)
-        if affine.gain is not None:
-            row = row * affine.gain
+        row = affine.of(per_channel(hit.b, rank, rank - 1, columns))
         scaled = dense.rebuilt(op, hit, dense.scale_outputs(affine), None, hit.w)
         return op.Add(scaled, folded(op, hit, row, hit.b), like=hit.sum)

@@ -32,10 +32,17 @@ class Affine:
         wide = wide_array(weight)
         return wide if self.gain is None else wide * self.gain.reshape(gain_shape)
 
+    def repeated(self, copies: int) -> Affine:
+        """The same with each channel `copies` times in a row."""
+        gain = None if self.gain is None else self.gain.repeat(copies)
+        return Affine(gain, None if self.shift is None else self.shift.repeat(copies))
+
     def after(self, bias: Array | None) -> Array | None:
         """The bias of a linear op that this is folded into from behind."""
-        if bias is None:
-            return self.shift
+        return self.shift if bias is None else self.of(bias)
+
+    def of(self, bias: Array) -> Array:
+        """What comes out for an input of `bias`."""
         moved = wide_array(bias) if self.gain is None else wide_array(bias) * self.gain
         return moved if self.shift is None else moved + self.shift
 

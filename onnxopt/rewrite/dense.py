@@ -27,9 +27,12 @@ class Dense:
     w: Operand
 
     @classmethod
-    def of(cls, hit: Hit) -> Dense:
-        """The node `hit.dense` with its operands; raises Unmatched where w is the left one."""
-        dense = cls(hit.dense, hit.x, hit.w)
+    def of(cls, hit: Hit, x: Operand | None = None) -> Dense:
+        """The node `hit.dense` with `x` (else `hit.x`) and `hit.w`.
+
+        Raises Unmatched where `hit.w` is the left operand, or of whole numbers.
+        """
+        dense = cls(hit.dense, x or hit.x, hit.w)
         if dense.node.input(1) != dense.w or dense.w.dtype not in FLOATS:
             raise Unmatched("the weight is not on the right")
         return dense
@@ -93,12 +96,18 @@ class Dense:
         return np.asarray(shift @ self.matrix)
 
     def rebuilt(
-        self, op: RewriteBuilder, hit: Hit, weight: Array | None, bias: Any, like: Operand
+        self,
+        op: RewriteBuilder,
+        hit: Hit,
+        weight: Array | None,
+        bias: Any,
+        like: Operand,
+        x: Any = None,
     ) -> Any:
         """The same product with other numbers; a MatMul that gets a bias becomes a Gemm.
 
         `weight` None keeps the tensor as it is. `bias` may be an array, an operand or None; `like`
-        gives an array its name.
+        gives an array its name. `x` is what it reads instead.
         """
         if bias is not None and not self.is_flat:
             raise Unmatched("a Gemm multiplies matrices only")
@@ -107,7 +116,7 @@ class Dense:
             require_own(hit, self.w)
             new_weight = folded(op, hit, weight, self.w)
         new_bias = folded(op, hit, bias, like, self.w.dtype) if _is_array(bias) else bias
-        inputs = [self.x, new_weight, new_bias]
+        inputs = [x or self.x, new_weight, new_bias]
         if new_bias is None:
             return op.node(self.node.op_type, inputs, like=self.node)
         written = {"beta": None} if _is_array(bias) else {}
