@@ -27,7 +27,10 @@ def raise_opset(model: ir.Model, version: int) -> None:
             hint="--opset only raises it; leave it out to keep the opset",
         )
     if version > newest:
-        raise BadInput(f"the installed onnx knows opsets up to {newest}, not {version}")
+        raise BadInput(
+            f"the installed onnx knows opsets up to {newest}, not {version}",
+            hint="give an older opset, or install a newer onnx",
+        )
 
     def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
         converted = onnx.version_converter.convert_version(proto, version)
