@@ -27,7 +27,7 @@ _INPUT_NOISE: Mapping[Any, float] = {
 }
 _WEIGHT_SHARE = 0.125
 # A difference is explained while it stays within this many times what the noise does.
-_SLACK = 4.0
+_SLACK = 2.0
 
 
 class Shaker:

@@ -22,6 +22,7 @@ BATCH = "<batch>"
 _START: Mapping[str, int] = {"batch": 1, "space": 128, "volume": 32, "length": 32}
 # Tried in turn where the first guess does not run: common image, frame and window sizes.
 _RESCUE = (64, 256, 16, 512, 48, 224, 8, 4, 2, 1, 3, 10, 100, 320, 80, 640, 1024, 400, 1600, 16000)
+_BATCHES = (2, 4, 3, 8, 16, 32)
 _RANDOM_TRIES = 40
 _TERM = re.compile(r"\s*([+*-]?)\s*([^\s+*-]+)\s*")
 _STATE = re.compile(r"(state|hidden|cell|cache|memory|past|^h_?\d*$|^c_?\d*$)", re.IGNORECASE)
@@ -51,15 +52,15 @@ class Plan:
     def rescues(self, seed: int) -> Iterator[dict[str, int]]:
         """Further guesses, likely ones first, for when the first does not run."""
         free = [symbol for symbol, role in self.roles.items() if role != "batch"]
-        if not free:
-            return
-        for size in _RESCUE:
-            yield self.first | dict.fromkeys(free, size)
-        if len(free) == 1:
-            return
-        random = np.random.default_rng(seed)
-        for _ in range(_RANDOM_TRIES):
-            yield self.first | {symbol: int(random.choice(_RESCUE)) for symbol in free}
+        if free:
+            for size in _RESCUE:
+                yield self.first | dict.fromkeys(free, size)
+        if len(free) > 1:
+            random = np.random.default_rng(seed)
+            for _ in range(_RANDOM_TRIES):
+                yield self.first | {symbol: int(random.choice(_RESCUE)) for symbol in free}
+        for size in _BATCHES if self.roles else ():
+            yield dict.fromkeys(self.roles, size)
 
     def variations(self, base: Sizes) -> Iterator[dict[str, int]]:
         """Other sizes around ones that run: more samples, larger, not square, odd, one."""
