@@ -37,6 +37,11 @@ class Affine:
         gain = None if self.gain is None else self.gain.repeat(copies)
         return Affine(gain, None if self.shift is None else self.shift.repeat(copies))
 
+    def part(self, start: int, end: int) -> Affine:
+        """What it does to the channels from `start` to before `end`."""
+        gain = None if self.gain is None else self.gain[start:end]
+        return Affine(gain, None if self.shift is None else self.shift[start:end])
+
     def after(self, bias: Array | None) -> Array | None:
         """The bias of a linear op that this is folded into from behind."""
         return self.shift if bias is None else self.of(bias)
