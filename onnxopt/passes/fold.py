@@ -20,8 +20,10 @@ from onnxopt.passes.fold_evaluate import Evaluation, Tensors
 from onnxopt.passes.fold_place import Placer, sweep
 from onnxopt.passes.fold_plan import Budget, Constants, Plan, foldable, human, in_order, make_plan
 from onnxopt.passes.fold_symbolic import simplify
+from onnxopt.passes.fold_twins import merge_twins
 from onnxopt.passes.inline import Inliner, taken_branch
-from onnxopt.passes.propagate import Facts, roots
+from onnxopt.passes.propagate import Facts, roots, within
+from onnxopt.passes.refute import forced_branches
 
 MOST_ROUNDS = 12
 LEAST_BUDGET = 4096
@@ -47,7 +49,7 @@ class FoldPass:
         for _ in range(MOST_ROUNDS):
             if not run.round():
                 break
-        hits = run.hits + Counter({"frozen input": frozen})
+        hits = +(run.hits + Counter({"frozen input": frozen}))
         return PassResult(
             changed=bool(hits),
             hits={kind: hits[kind] for kind in sorted(hits)},
@@ -92,6 +94,7 @@ class _Run:
         for scope in roots(self.model):
             again |= self._compute(scope, budget)
             self._simplify(scope)
+            self._merge(scope)
             again |= self._inline(scope)
         self.model.graph.meta[GROWN] = grown + left - budget.left
         return again
@@ -134,10 +137,16 @@ class _Run:
             self.hits[f"{node.op_type} of known shape"] += 1
             sweep([node, *(producer for producer in read if producer is not None)])
 
+    def _merge(self, scope: ir.Graph | ir.Function) -> None:
+        freed = merge_twins(scope, self.facts)
+        self.hits["equal shapes merged"] += len(freed)
+        sweep(freed)
+
     def _inline(self, scope: ir.Graph | ir.Function) -> bool:
         inliner: Inliner | None = None
+        forced = self._forced(scope)
         for node in list(in_order(scope)):
-            branch = taken_branch(node, self.facts)
+            branch = forced.get(node) or taken_branch(node, self.facts)
             if branch is None:
                 continue
             inliner = inliner or Inliner(self.model)
@@ -146,6 +155,14 @@ class _Run:
             sweep(producer for producer in read if producer is not None)
             self.hits["If inlined"] += 1
         return inliner is not None
+
+    def _forced(self, scope: ir.Graph | ir.Function) -> dict[ir.Node, ir.Graph]:
+        opset = _opsets(scope, self.model).get("", 1)
+        return {
+            node: node.attributes[branch].as_graph()
+            for graph in within(scope)
+            for node, branch in forced_branches(graph, self.facts, opset).items()
+        }
 
     def _sweep(self, nodes: list[ir.Node]) -> None:
         """Remove folded nodes and count those that went."""

@@ -6,8 +6,9 @@ A Reshape to [batch, seq, 12, 32] of a tensor [batch, seq, 384] needs no compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt import ops
@@ -17,6 +18,7 @@ from onnxopt.passes.propagate_dims import FAR, slices
 from onnxopt.passes.symbols import Dim, is_positive
 
 _END = 2**63 - 1
+_MOST_ZEROS = 1 << 20
 
 Rewrite = Callable[[Place, Placer], bool]
 
@@ -32,49 +34,61 @@ def simplify(node: ir.Node, facts: Facts, opset: int, placer: Placer) -> bool:
         return False
 
 
-def reshape_target(
-    source: Dims | None, target: Sequence[Dim], zero_copies: bool
-) -> list[int] | None:
-    """Constants that reshape a tensor of `source` dims as `target` does, in every run.
+def reshape_target(source: Dims, result: Dims, inferred: int = -1) -> list[int] | None:
+    """Constants that reshape any tensor of `source` dims to `result` dims, 0 meaning "copy".
 
     None if no constants do. A 0 copies a dim that is proven equal; a -1 stands for the one dim that
     is left, as long as no copied dim may be zero, since the size of -1 would then be undefined.
+    Where the node itself leaves the dim at index `inferred` open, that is so anyway.
     """
-    if not zero_copies and 0 in target:
-        return None
     constants: list[int] = []
-    open_places: list[int] = []
-    for index, dim in enumerate(target):
-        if isinstance(dim, int):
+    copied: list[Dim] = []
+    for index, dim in enumerate(result):
+        if isinstance(dim, int) and dim > 0:
             constants.append(dim)
-        elif source is not None and index < len(source) and source[index] == dim:
+        elif index < len(source) and source[index] == dim:
             constants.append(0)
+            copied.append(dim)
         else:
-            open_places.append(index)
             constants.append(-1)
-    if not open_places:
-        return constants
-    copied = [index for index, number in enumerate(constants) if number == 0]
-    safe = all(source is not None and is_positive(source[index]) for index in copied)
-    if len(open_places) == 1 and -1 not in target and safe:
-        return constants
-    return None
+    if -1 not in constants or (inferred >= 0 and constants[inferred] == -1):
+        return constants if constants.count(-1) < 2 else None
+    return constants if constants.count(-1) == 1 and all(map(is_positive, copied)) else None
 
 
 def _reshape(place: Place, placer: Placer) -> bool:
-    target = place.items(1)
-    if target is None or place.opset < 5 or ops.is_constant(place.input(1)):
+    node, result = place.node, place.facts.dims_of(place.node.outputs[0])
+    if result is None or place.opset < 5:
         return False
-    zero_copies = not place.int_attribute("allowzero", 0)
-    if place.dims(0) == place.facts.dims_of(place.node.outputs[0]) and place.dims(0) is not None:
-        return _drop(place)
-    constants = reshape_target(place.dims(0), target, zero_copies)
-    if constants is None:
+    if place.dims(0) == result and _drop(place):
+        return True
+    if ops.is_constant(place.input(1)):
         return False
-    _set_input(place, placer, 1, constants)
-    if not zero_copies:
-        place.node.attributes.pop("allowzero")
-    return True
+    target = place.items(1) or []
+    inferred = target.index(-1) if -1 in target else -1
+    for source in _sources(node):
+        dims = place.facts.dims_of(source)
+        constants = None if dims is None else reshape_target(dims, result, inferred)
+        if constants is not None:
+            node.replace_input_with(0, source)
+            _set_input(place, placer, 1, constants)
+            node.attributes.pop("allowzero", None)
+            return True
+    return False
+
+
+def _sources(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that hold the elements the node reads in their order, nearest first."""
+    value = node.inputs[0]
+    while value is not None:
+        yield value
+        producer = value.producer()
+        if producer is None or not ops.is_standard(producer, *_VIEWS):
+            return
+        value = producer.inputs[0]
+
+
+_VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def _expand(place: Place, placer: Placer) -> bool:
@@ -143,6 +157,32 @@ def _tile(place: Place, _: Placer) -> bool:
     return _drop(place)
 
 
+def _recurrent(place: Place, _: Placer) -> bool:
+    """Leave out initial states of zeros: that is what a recurrent layer starts from anyway."""
+    zeros = [index for index in (5, 6) if _is_zeros(place.input(index))]
+    for index in zeros:
+        place.node.replace_input_with(index, None)
+    return bool(zeros)
+
+
+def _is_zeros(value: ir.Value | None) -> bool:
+    """Whether every element is zero, whatever the shape."""
+    while value is not None:
+        tensor = ops.constant(value)
+        if tensor is not None:
+            return tensor.nbytes <= _MOST_ZEROS and not np.any(tensor.numpy())
+        node = value.producer()
+        if node is None or not node.inputs:
+            return False
+        if ops.is_standard(node, "ConstantOfShape"):
+            fill = node.attributes.get("value")
+            return fill is None or (not fill.is_ref() and not np.any(fill.as_tensor().numpy()))
+        if not ops.is_standard(node, *_VIEWS, "Expand", "Gather", "Slice", "Tile", "Transpose"):
+            return False
+        value = node.inputs[0]
+    return False
+
+
 def _drop(place: Place) -> bool:
     """Let the input of the node stand in for its output, unless that is an output of the graph."""
     value, source = place.node.outputs[0], place.input(0)
@@ -160,6 +200,9 @@ def _set_input(place: Place, placer: Placer, index: int, numbers: Sequence[int])
 
 _REWRITES: dict[str, Rewrite] = {
     "Expand": _expand,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
+    "RNN": _recurrent,
     "Reshape": _reshape,
     "Slice": _slice,
     "Tile": _tile,

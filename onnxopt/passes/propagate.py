@@ -55,6 +55,10 @@ class Facts:
     dims: dict[ir.Value, Dims] = field(default_factory=dict)
     elements: dict[ir.Value, Elements] = field(default_factory=dict)
 
+    def copy(self) -> Facts:
+        """Facts that can be added to without changing these; names stay shared."""
+        return Facts(self.names, dict(self.dims), dict(self.elements))
+
     def dims_of(self, value: ir.Value | None) -> Dims | None:
         """The dims of the value, or None if its rank is unknown."""
         if value is None:
@@ -203,9 +207,9 @@ def propagate(model: ir.Model) -> Facts:
     Starts from the annotations of `infer`, graph inputs and constants; writes nothing.
     """
     facts = Facts()
-    _walk(model.graph, facts, model.graph.opset_imports.get("", 1))
+    walk(model.graph, facts, model.graph.opset_imports.get("", 1))
     for function in model.functions.values():
-        _walk(function, facts, function.opset_imports.get("", 1))
+        walk(function, facts, function.opset_imports.get("", 1))
     return facts
 
 
@@ -216,23 +220,25 @@ def roots(model: ir.Model) -> list[ir.Graph | ir.Function]:
 
 def scopes(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
     """Every graph of the model: bodies before the graph that holds them, functions last."""
-    yield from _inner_first(model.graph)
+    yield from within(model.graph)
     for function in model.functions.values():
-        yield from _inner_first(function)
+        yield from within(function)
 
 
-def _inner_first(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
+def within(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
+    """A graph and its bodies, inner ones first."""
     for node in graph:
         for body in ops.subgraphs(node):
-            yield from _inner_first(body)
+            yield from within(body)
     yield graph
 
 
-def _walk(graph: ir.Graph | ir.Function, facts: Facts, opset: int) -> None:
+def walk(graph: ir.Graph | ir.Function, facts: Facts, opset: int) -> None:
+    """Find out about all values of a graph and its bodies."""
     facts.declare_all(graph.inputs)
     for node in graph:
         for body in ops.subgraphs(node):
-            _walk(body, facts, opset)
+            walk(body, facts, opset)
         visit(node, facts, opset)
 
 
