@@ -36,7 +36,8 @@ class Entry:
     """A rule as its page shows it.
 
     `summary` is the first line of its docstring and `details` the rest; `opsets` are the first and
-    last opset it knows (last None: every later one); `cases` are the titles of its tested
+    last opset it knows (last None: every later one); `off_because` says why it runs only when it
+    is named with --only, empty for most; `cases` are the titles of its tested
     situations with their verdicts, empty where the repository is not at hand.
     """
 
@@ -48,6 +49,7 @@ class Entry:
     before: str
     after: str
     opsets: tuple[int, int | None]
+    off_because: str
     pack: str
     cases: tuple[tuple[str, str], ...]
 
@@ -86,6 +88,8 @@ def page(found: Entry) -> Page:
         ("opsets", until),
         ("from", found.pack),
     ]
+    if found.off_because:
+        facts.append(("off", f"{found.off_because}; --only {found.name} runs it"))
     details = [Line(paragraph) for paragraph in found.details.split("\n\n") if paragraph]
     return (
         *section(found.name, [Line(found.summary), *details, *table(("", ""), facts)]),
@@ -129,6 +133,11 @@ def _chapter(found: Entry) -> list[str]:
         "```",
         "",
         f"*{found.exactness}*, opset {found.opsets[0]} on; tested: {tested or 'not yet'}.",
+        *(
+            (f"\nOff unless named with `--only`: {found.off_because}.",)
+            if found.off_because
+            else ()
+        ),
     ]
 
 
@@ -145,6 +154,7 @@ def _entry(compiled: CompiledRule) -> Entry:
         before=rule.example.before,
         after=rule.example.after,
         opsets=rule.opsets,
+        off_because=rule.off_because,
         pack=type(rule).__module__.partition(".")[0],
         cases=_cases(compiled.name),
     )
