@@ -21,12 +21,18 @@ SOURCE_KEY = "onnxopt.from"
 
 
 class Editor:
-    """Applies answers to the graphs of one model."""
+    """Applies answers to the graphs of one model.
 
-    def __init__(self, graphs: Sequence[ir.Graph]) -> None:
+    `as_nodes` makes every constant a Constant node: below IR version 4 an initializer must be a
+    graph input too, and the inputs are not ours to change.
+    """
+
+    def __init__(self, graphs: Sequence[ir.Graph], *, as_nodes: bool = False) -> None:
         self.journal = Journal()
         self._names = Names(graphs)
-        self._functions = {id(graph) for graph in graphs if _is_function_body(graph, graphs)}
+        self._without_initializers = {
+            id(graph) for graph in graphs if as_nodes or _is_function_body(graph, graphs)
+        }
         self._unsorted: dict[ir.Graph, None] = {}
 
     def opsets(self, node: ir.Node) -> dict[str, int]:
@@ -68,7 +74,7 @@ class _Edit:
 
     def __init__(self, editor: Editor, graph: ir.Graph, rule: str, found: Match) -> None:
         self._names = editor._names
-        self._in_function = id(graph) in editor._functions
+        self._as_nodes = id(graph) in editor._without_initializers
         self._opsets = editor.opsets(found.root)
         self._graph = graph
         self._rule = rule
@@ -196,7 +202,7 @@ class _Edit:
         base = new.like.name if new.like is not None else f"{self._final.name}_constant"
         name = self._names.value(base)
         tensor = ir.tensor(new.array, dtype=new.dtype, name=name)
-        if self._in_function:
+        if self._as_nodes:
             attribute = ir.AttrTensor("value", tensor)
             node = ir.Node("", "Constant", [], [attribute], name=self._names.node(name))
             node.outputs[0].name = name

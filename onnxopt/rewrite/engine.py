@@ -78,7 +78,8 @@ def run(
     rules keep undoing each other, or when a rule raises.
     """
     graphs = _graphs(model)
-    engine = _Engine(Editor(graphs), skip, enable, _cap(graphs))
+    editor = Editor(graphs, as_nodes=(model.ir_version or 4) < 4)
+    engine = _Engine(editor, skip, enable, _cap(graphs))
     for stage in stages:
         engine.settle(index_rules(stage), graphs)
     engine.editor.sort()

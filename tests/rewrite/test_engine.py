@@ -10,6 +10,7 @@ import pytest
 from casefile import parse
 
 from onnxopt.errors import RuleError
+from onnxopt.passes import shapes
 from onnxopt.rewrite import Attr, Const, Exactness, Example, Rule, Value, Values
 from onnxopt.rewrite.apply import RULE_KEY, SOURCE_KEY
 from onnxopt.rewrite.engine import Outcome, compile_rule, run
@@ -216,6 +217,17 @@ def test_constants_made_in_a_function_are_constant_nodes() -> None:
     model, _ = applied(FUNCTION, FoldIntoConstant())
     assert [node.op_type for node in model.functions[0].node] == ["Constant", "Sub"]
     onnx.checker.check_model(model)
+
+
+def test_constants_are_nodes_where_initializers_must_be_inputs() -> None:
+    header = '<ir_version: 3, opset_import: ["" : 9]>'
+    text = f"{header} g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {{1, 2}}>"
+    model = ir.from_proto(parse(f"{text} {{ y = Add(x, w) }}"))
+    shapes.infer(model)
+    run(model, [[compile_rule(FoldIntoConstant())]])
+    back = ir.to_proto(model)
+    assert ops_of(back) == ["Constant", "Sub"]
+    onnx.checker.check_model(back)
 
 
 def test_undo_gives_back_the_model_edit_by_edit() -> None:
