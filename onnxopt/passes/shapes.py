@@ -14,14 +14,13 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.passes.outline import input_dims, outline
-from onnxopt.passes.propagate import Facts, propagate
+from onnxopt.passes.propagate import Annotation, Facts, propagate
 
 DECLARED = "onnxopt.declared"
 
 Declaration = tuple["ir.TypeProtocol | None", "ir.Shape | None"]
 
 _NOTHING: Declaration = (None, None)
-_Infos = dict[str, onnx.TypeProto]
 
 
 def remember(model: ir.Model) -> None:
@@ -59,11 +58,21 @@ def restore(model: ir.Model) -> None:
             kept: Declaration = value.meta.get(DECLARED, _NOTHING)
             if not value.is_graph_input() and _contradicts(value, kept):
                 kept = _NOTHING
+            if kept[0] is None and value.is_graph_output():
+                kept = _of_constant(value)
             value.type, value.shape = kept[0], _copy(kept[1])
     outputs: dict[str | None, Declaration] = model.graph.meta[DECLARED]
     for value in model.graph.outputs:
         kept = outputs.get(value.name, _NOTHING)
         value.type, value.shape = kept[0], _copy(kept[1])
+
+
+def _of_constant(value: ir.Value) -> Declaration:
+    """What an initializer is; ONNX's inference does not see that where a body gives one out."""
+    tensor = value.const_value if value.is_initializer() else None
+    if tensor is None:
+        return _NOTHING
+    return ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
 
 
 def declared(value: ir.Value) -> Declaration:
@@ -91,16 +100,15 @@ def infer(model: ir.Model) -> Facts:
     can't be found out stays unknown.
     """
     remember(model)
-    _write_inferred(model)
-    facts = propagate(model)
+    facts = propagate(model, _inferred(model))
     for value, dims in facts.dims.items():
         if not value.is_graph_input():
             value.shape = ir.Shape([dim if isinstance(dim, int) else str(dim) for dim in dims])
     return facts
 
 
-def _write_inferred(model: ir.Model) -> None:
-    """Replace all annotations by what ONNX's own inference finds."""
+def _inferred(model: ir.Model) -> dict[ir.Value, Annotation]:
+    """The dims that ONNX's own inference finds; the types it finds are written to the values."""
     for graph in _all_graphs(model):
         for value in _values(graph):
             _forget(value)
@@ -108,10 +116,13 @@ def _write_inferred(model: ir.Model) -> None:
     # What it raises for a malformed model has no common base.
     with contextlib.suppress(Exception):
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    found: dict[ir.Value, Annotation] = {}
     for value in model.graph.inputs:
         if (dims := input_dims(value)) is not None:
             value.shape = ir.Shape(dims)
-    _take(model.graph, proto.graph)
+            found[value] = tuple(dims)
+    _take(model.graph, proto.graph, found)
+    return found
 
 
 def _forget(value: ir.Value) -> None:
@@ -129,20 +140,20 @@ def _is_main(graph: ir.Graph) -> bool:
     return DECLARED in graph.meta
 
 
-def _take(graph: ir.Graph, proto: onnx.GraphProto) -> None:
-    """Write the types and shapes found in `proto` to the values of the graph and its bodies."""
-    found: _Infos = {}
+def _take(graph: ir.Graph, proto: onnx.GraphProto, found: dict[ir.Value, Annotation]) -> None:
+    """Read the types and shapes in `proto` off for the values of the graph and its bodies."""
+    types: dict[str, onnx.TypeProto] = {}
     for infos in (proto.value_info, proto.output, proto.input):
-        found.update((info.name, info.type) for info in infos if info.HasField("type"))
+        types.update((info.name, info.type) for info in infos if info.HasField("type"))
     if not _is_main(graph):
         for value in graph.inputs:
-            _annotate(value, found)
+            _annotate(value, types, found)
     for node, inner in zip(graph, proto.node, strict=True):
         for value in node.outputs:
-            _annotate(value, found)
+            _annotate(value, types, found)
         if any(attribute.type in _GRAPHS for attribute in inner.attribute):
             for body, inner_graph in zip(ops.subgraphs(node), _bodies(inner), strict=True):
-                _take(body, inner_graph)
+                _take(body, inner_graph, found)
 
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -157,16 +168,26 @@ def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _annotate(value: ir.Value, found: _Infos) -> None:
-    proto = found.get(value.name or "")
+def _annotate(
+    value: ir.Value, types: dict[str, onnx.TypeProto], found: dict[ir.Value, Annotation]
+) -> None:
+    proto = types.get(value.name or "")
     if proto is None:
         return
-    try:
-        value.type = ir.serde.deserialize_type_proto_for_type(proto)
-        value.shape = ir.serde.deserialize_type_proto_for_shape(proto)
-    except ir.serde.SerdeError:
-        # A type that the IR has no word for, such as a map.
-        value.type = value.shape = None
+    if not proto.HasField("tensor_type"):
+        # A map is a type that the IR has no word for.
+        with contextlib.suppress(ir.serde.SerdeError):
+            value.type = ir.serde.deserialize_type_proto_for_type(proto)
+        return
+    tensor = proto.tensor_type
+    if tensor.elem_type:
+        value.type = ir.TensorType(ir.DataType(tensor.elem_type))
+    if tensor.HasField("shape"):
+        found[value] = tuple(_known(dim) for dim in tensor.shape.dim)
+
+
+def _known(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    return int(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or None
 
 
 def _now(value: ir.Value) -> Declaration:
