@@ -36,8 +36,8 @@ class Entry:
     """A rule as its page shows it.
 
     `summary` is the first line of its docstring and `details` the rest; `opsets` are the first and
-    last opset it knows (last None: every later one); `off_because` says why it runs only when it
-    is named with --only, empty for most; `cases` are the titles of its tested
+    last opset it knows (last None: every later one); `off_because` says why it is off without
+    --enable, empty for most; `cases` are the titles of its tested
     situations with their verdicts, empty where the repository is not at hand.
     """
 
@@ -89,7 +89,7 @@ def page(found: Entry) -> Page:
         ("from", found.pack),
     ]
     if found.off_because:
-        facts.append(("off", f"{found.off_because}; --only {found.name} runs it"))
+        facts.append(("off", f"{found.off_because}; --enable {found.name} turns it on"))
     details = [Line(paragraph) for paragraph in found.details.split("\n\n") if paragraph]
     return (
         *section(found.name, [Line(found.summary), *details, *table(("", ""), facts)]),
@@ -133,11 +133,7 @@ def _chapter(found: Entry) -> list[str]:
         "```",
         "",
         f"*{found.exactness}*, opset {found.opsets[0]} on; tested: {tested or 'not yet'}.",
-        *(
-            (f"\nOff unless named with `--only`: {found.off_because}.",)
-            if found.off_because
-            else ()
-        ),
+        *((f"\nOff without `--enable`: {found.off_because}.",) if found.off_because else ()),
     ]
 
 

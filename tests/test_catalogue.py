@@ -25,8 +25,8 @@ def test_a_page_says_what_the_rule_says() -> None:
 
 def test_a_rule_that_is_off_says_why() -> None:
     found = replace(catalogue.entry("fuse_gelu"), off_because="it was slower")
-    assert "it was slower; --only fuse_gelu runs it" in markdown(catalogue.page(found))
-    assert "Off unless named with `--only`: it was slower." in catalogue.document((found,))
+    assert "it was slower; --enable fuse_gelu turns it on" in markdown(catalogue.page(found))
+    assert "Off without `--enable`: it was slower." in catalogue.document((found,))
 
 
 def test_every_rule_is_in_the_overview_once() -> None:

@@ -27,6 +27,9 @@ from onnxopt.cli.progress import Progress
 )
 @click.option("--disable", multiple=True, metavar="RULE", help="Leave it out; repeatable.")
 @click.option(
+    "--enable", multiple=True, metavar="RULE", help="Run a rule that is off by itself; repeatable."
+)
+@click.option(
     "--freeze-inputs",
     is_flag=True,
     help="Make initializers that are also inputs constants, and inputs no longer.",
