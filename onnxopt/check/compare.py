@@ -186,7 +186,8 @@ def measure_types(reference: Any, candidate: Any, *, shapes: bool) -> Measure:
         found = _measure_leaf(path, array, right[path], _ANYTHING)
         if found.alien or (shapes and found.resized):
             return found
-    return Measure(", ".join(dict.fromkeys(_name(a) for a in left.values() if a is not None)))
+    names = dict.fromkeys(_name(array) for array in left.values() if array is not None)
+    return Measure(", ".join(names), dot=math.nan, noise_energy=math.nan)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Array | None]]:
@@ -374,6 +375,8 @@ def _name(array: Array) -> str:
 
 
 def _cosine(dot: float, left: float, right: float) -> float:
+    if math.isnan(dot):
+        return math.nan
     if left == right == 0.0:
         return 1.0
     norm = math.sqrt(left) * math.sqrt(right)

@@ -177,7 +177,7 @@ def first_line(error: BaseException) -> str:
     if text.endswith("the following indices") and len(lines) > 1:
         text = f"{text}: {lines[1].strip()}"
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"/onnxruntime_src/\S+ ", "", re.sub(r"^Load model from .*? failed:", "", text))
+    text = _without_places(re.sub(r"^Load model from .*? failed:", "", text))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
@@ -214,10 +214,29 @@ def _loadable(
     return loadable.graph, loadable.kept
 
 
+def _without_places(text: str) -> str:
+    """The text without source files and the signatures of the functions that follow them."""
+    before, found, after = text.partition("/onnxruntime_src/")
+    if not found:
+        return text
+    _, _, after = after.partition(" ")
+    opening = re.match(r"[\w:<>&*,~ ]*\(", after)
+    if opening is None or "::" not in opening[0]:
+        return before + _without_places(after)
+    depth, end = 1, opening.end()
+    while depth and end < len(after):
+        depth += {"(": 1, ")": -1}.get(after[end], 0)
+        end += 1
+    rest = re.sub(r"^( const|::<lambda\(.*?\)>| \[with .*?\])*\s*", "", after[end:])
+    return before + _without_places(rest)
+
+
 def _load_hint(error: BaseException) -> str:
     text = str(error)
     if "is not a registered function/op" in text:
         return "the model needs operators that plain onnxruntime does not have"
+    if "supported IR version" in text or "under development" in text:
+        return "the model is newer than this onnxruntime; install a newer one"
     if "Could not find an implementation" in text:
         return "no provider named here has a kernel for this operator, opset and type"
     return ""

@@ -187,6 +187,7 @@ def test_random_outputs_are_recognised_and_only_types_and_shapes_compared():
     assert found.passed
     assert not found.deterministic
     assert "non-deterministic" in found.outputs[0].reason
+    assert math.isnan(found.outputs[0].cosine)
     assert not check(reference, model(*two, "y = RandomNormalLike(x)  z = Abs(x)")).passed
     wrong = model(two[0], "float[4, n] y, float[n, 4] z", "a = Transpose(x)  z = Neg(x)"
                   "  y = RandomNormalLike(a)")  # fmt: skip

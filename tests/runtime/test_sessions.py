@@ -172,6 +172,25 @@ def test_a_wrong_size_is_told_with_got_and_expected():
         session.run({"x": np.float32([1, 2])})
 
 
+def test_an_error_at_run_time_says_what_and_not_where_in_onnxruntime():
+    model = proto("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n] x, int64[1] s) => (float[m] y) { y = Reshape(x, s) }""")
+    session = Session.open(model, optimize=False, threads=1)
+    with pytest.raises(RuntimeFailed, match="Reshape") as caught:
+        session.run({"x": np.zeros(3, np.float32), "s": np.array([2])})
+    assert "requested shape:{2}" in caught.value.message
+    assert "onnxruntime::" not in caught.value.message
+    assert "onnxruntime_src" not in caught.value.message
+
+
+def test_a_model_newer_than_onnxruntime_says_so():
+    model = proto(ADD)
+    model.ir_version = 99
+    with pytest.raises(RuntimeFailed, match="IR version") as caught:
+        Session.open(model, optimize=False)
+    assert "newer than this onnxruntime" in caught.value.hint
+
+
 def test_onnxruntime_writes_nothing_to_stderr(capfd):
     model = proto("""<ir_version: 8, opset_import: ["" : 17]>
         g (float[n] x, int64[1] s) => (float[m] y) { y = Reshape(x, s) }""")
