@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -19,6 +20,7 @@ class CleanPass:
         """See Pass.run."""
         from onnx_ir.passes import common
 
+        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
         steps: list[tuple[str, ir.passes.PassBase]] = [
             ("unused nodes and initializers", common.RemoveUnusedNodesPass()),
             ("equal initializers", common.DeduplicateInitializersPass()),
@@ -27,11 +29,32 @@ class CleanPass:
             ("order of nodes", common.TopologicalSortPass()),
         ]
         hits: dict[str, int] = {}
+        listed = _drop_unread_listings(model)
+        if listed:
+            hits["unused initializers listed as inputs"] = listed
         for label, step in steps:
             before = _size(model)
             if step(model).modified:
                 hits[label] = max(1, before - _size(model))
         return PassResult(changed=bool(hits), hits=hits)
+
+
+def _drop_unread_listings(model: ir.Model) -> int:
+    """Take initializers that nothing reads off the inputs where a caller can't override them.
+
+    Below IR version 4 every initializer had to be listed as an input without being one.
+    """
+    if (model.ir_version or 4) >= 4:
+        return 0
+    unread = [
+        value
+        for value in model.graph.inputs
+        if value.is_initializer() and not value.uses() and not value.is_graph_output()
+    ]
+    for value in unread:
+        model.graph.inputs.remove(value)
+        model.graph.initializers.pop(value.name or "")
+    return len(unread)
 
 
 def _size(model: ir.Model) -> int:

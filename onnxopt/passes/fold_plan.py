@@ -265,7 +265,7 @@ def _dies(value: ir.Value, inside: set[ir.Node]) -> bool:
     """Whether a constant has no reader left once the nodes are gone."""
     if value.producer() in inside or not ops.is_constant(value):
         return False
-    if value.is_graph_input() or value.is_graph_output():
+    if value.is_graph_output():
         return False
     return all(user in inside for user, _ in value.uses())
 

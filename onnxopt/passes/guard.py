@@ -34,9 +34,14 @@ class Interface:
 
     @classmethod
     def of(cls, model: ir.Model) -> Interface:
-        """The interface that `model` would be saved with."""
+        """The interface that `model` would be saved with.
+
+        Below IR version 4 initializers are listed as inputs that nobody can feed: they are left
+        out.
+        """
+        listed = (model.ir_version or 4) < 4
         return cls(
-            tuple(_input(value) for value in model.graph.inputs),
+            tuple(_input(v) for v in model.graph.inputs if not (listed and v.is_initializer())),
             tuple(_output(value) for value in model.graph.outputs),
             dict(model.metadata_props),
         )
