@@ -44,17 +44,23 @@ class Operand:
 
     @property
     def dtype(self) -> ir.DataType | None:
-        return self.value.dtype
+        return self.value.dtype if self._is_tensor else None
+
+    @property
+    def _is_tensor(self) -> bool:
+        # The IR gives a sequence the shape and element type of its items.
+        return not isinstance(self.value.type, (ir.SequenceType, ir.OptionalType))
 
     @property
     def rank(self) -> int | None:
         """The number of dims, or None where it is not known."""
-        return None if self.value.shape is None else self.value.shape.rank()
+        shape = self.value.shape if self._is_tensor else None
+        return None if shape is None else shape.rank()
 
     @property
     def shape(self) -> tuple[int | str | None, ...] | None:
         """Dims as int, symbol (equal text means equal size) or None; None without a known rank."""
-        if self.value.shape is None:
+        if self.value.shape is None or not self._is_tensor:
             return None
         return tuple(dim if isinstance(dim, int) else dim.value for dim in self.value.shape.dims)
 
