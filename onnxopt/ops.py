@@ -150,6 +150,8 @@ PURE_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 _CONSTANT_MARK = "onnxopt.constant"
 
+_GRAPH, _GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
+
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:
     """Whether the node is an operator of the standard domain, and one of `op_types` if any."""
@@ -173,13 +175,20 @@ def subgraphs(node: ir.Node) -> tuple[ir.Graph, ...]:
     """The graphs that the node's attributes hold directly, in the order of the attributes."""
     found: list[ir.Graph] = []
     for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
+        if attribute.type is _GRAPH and not attribute.is_ref():
             found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
+        elif attribute.type is _GRAPHS and not attribute.is_ref():
             found.extend(attribute.as_graphs())
     return tuple(found)
+
+
+def tensor_of(attribute: ir.Attr | None) -> ir.TensorProtocol | None:
+    """The tensor that an attribute holds; None if it holds none or refers to a function's."""
+    if attribute is None or attribute.type is not ir.AttributeType.TENSOR or attribute.is_ref():
+        return None
+    # Attr.as_tensor tests the tensor against a protocol, which takes longer than all the rest.
+    tensor: ir.TensorProtocol = attribute.value
+    return tensor
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -248,7 +257,7 @@ def _constant_node_tensor(node: ir.Node) -> ir.TensorProtocol | None:
 
 def _attribute_tensor(attribute: ir.Attr, name: str | None) -> ir.TensorProtocol | None:
     if attribute.name == "value":
-        return attribute.as_tensor()
+        return tensor_of(attribute)
     if attribute.name == "value_int":
         return ir.tensor(attribute.as_int(), dtype=ir.DataType.INT64, name=name)
     if attribute.name == "value_ints":

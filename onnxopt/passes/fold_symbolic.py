@@ -176,7 +176,8 @@ def _is_zeros(value: ir.Value | None) -> bool:
             return False
         if ops.is_standard(node, "ConstantOfShape"):
             fill = node.attributes.get("value")
-            return fill is None or (not fill.is_ref() and not np.any(fill.as_tensor().numpy()))
+            filler = ops.tensor_of(fill)
+            return fill is None or (filler is not None and not np.any(filler.numpy()))
         if not ops.is_standard(node, *_VIEWS, "Expand", "Gather", "Slice", "Tile", "Transpose"):
             return False
         value = node.inputs[0]

@@ -84,7 +84,14 @@ def _add_node(proto: onnx.GraphProto, node: ir.Node) -> None:
     found.input.extend("" if value is None else value.name or "" for value in node.inputs)
     found.output.extend(value.name or "" for value in node.outputs)
     for attribute in node.attributes.values():
-        _add_attribute(found, attribute)
+        if not _is_bulk(node, attribute):
+            _add_attribute(found, attribute)
+
+
+def _is_bulk(node: ir.Node, attribute: ir.Attr) -> bool:
+    """Whether the attribute holds the parameters of a classic model, such as the nodes of trees."""
+    listed = attribute.type in (ir.AttributeType.FLOATS, ir.AttributeType.INTS)
+    return listed and node.domain == "ai.onnx.ml" and len(attribute.value or ()) > KEPT_BYTES
 
 
 def _add_attribute(proto: onnx.NodeProto, attribute: ir.Attr) -> None:
@@ -97,8 +104,7 @@ def _add_attribute(proto: onnx.NodeProto, attribute: ir.Attr) -> None:
         found = proto.attribute.add(name=attribute.name, type=kind)
         for graph in attribute.as_graphs():
             _add_body(found.graphs.add(), graph)
-    elif kind == ir.AttributeType.TENSOR:
-        tensor = attribute.as_tensor()
+    elif (tensor := ops.tensor_of(attribute)) is not None:
         _describe(proto.attribute.add(name=attribute.name, type=kind).t, tensor, "")
     else:
         ir.serde.serialize_attribute_into(proto.attribute.add(), attribute)

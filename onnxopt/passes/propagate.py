@@ -7,7 +7,7 @@ knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnxopt import ops
 from onnxopt.passes.symbols import Dim, Names, symbol
 
 Dims = tuple[Dim, ...]
+Annotation = tuple[int | str | None, ...]
 
 MOST_ELEMENTS = 512
 """Integer tensors up to this many elements are followed element by element."""
@@ -54,10 +55,12 @@ class Facts:
     names: Names = field(default_factory=Names)
     dims: dict[ir.Value, Dims] = field(default_factory=dict)
     elements: dict[ir.Value, Elements] = field(default_factory=dict)
+    annotated: Mapping[ir.Value, Annotation] = field(default_factory=dict)
+    """What another inference has found; a None in it is a dim that nothing is known of."""
 
     def copy(self) -> Facts:
         """Facts that can be added to without changing these; names stay shared."""
-        return Facts(self.names, dict(self.dims), dict(self.elements))
+        return Facts(self.names, dict(self.dims), dict(self.elements), self.annotated)
 
     def dims_of(self, value: ir.Value | None) -> Dims | None:
         """The dims of the value, or None if its rank is unknown."""
@@ -84,34 +87,24 @@ class Facts:
                 self.elements[value] = found
         return found
 
-    def declare(self, value: ir.Value) -> None:
-        """Take the annotation of a value that no rule says anything about."""
-        if value.shape is not None and value not in self.dims:
-            self.dims[value] = tuple(self._dim(dim) for dim in value.shape)
-
-    def declare_all(self, values: Iterable[ir.Value]) -> None:
-        """Take the annotations of several values."""
-        for value in values:
-            self.declare(value)
-
     def merge(self, value: ir.Value, dims: Dims | None) -> None:
         """Join what a rule found with what the value is annotated with; numbers win."""
-        annotated = value.shape
-        if dims is None or (annotated is not None and annotated.rank() != len(dims)):
-            self.declare(value)
-            return
-        if annotated is None:
+        annotated = self.annotated.get(value)
+        if dims is not None and (annotated is None or len(annotated) != len(dims)):
+            # Where the two disagree about the rank, the rule knows more of the other values.
             self.dims[value] = dims
-            return
-        self.dims[value] = tuple(
-            known if isinstance(known, int) else found
-            for known, found in zip(annotated, dims, strict=True)
-        )
+        elif annotated is not None and dims is not None:
+            self.dims[value] = tuple(
+                known if isinstance(known, int) else found
+                for known, found in zip(annotated, dims, strict=True)
+            )
+        elif annotated is not None and value not in self.dims:
+            self.dims[value] = tuple(self._dim(dim) for dim in annotated)
 
-    def _dim(self, dim: int | ir.SymbolicDim) -> Dim:
+    def _dim(self, dim: int | str | None) -> Dim:
         if isinstance(dim, int):
             return dim
-        return self.names.fresh() if dim.value is None else symbol(dim.value)
+        return self.names.fresh() if dim is None else symbol(dim)
 
     def _constant_elements(self, value: ir.Value) -> Elements | None:
         tensor = ops.constant(value)
@@ -201,12 +194,12 @@ _MALFORMED = (
 )
 
 
-def propagate(model: ir.Model) -> Facts:
+def propagate(model: ir.Model, annotated: Mapping[ir.Value, Annotation]) -> Facts:
     """Carry dims and elements through all graphs and functions of the model.
 
-    Starts from the annotations of `infer`, graph inputs and constants; writes nothing.
+    Starts from graph inputs, constants and what another inference has found; writes nothing.
     """
-    facts = Facts()
+    facts = Facts(annotated=annotated)
     walk(model.graph, facts, model.graph.opset_imports.get("", 1))
     for function in model.functions.values():
         walk(function, facts, function.opset_imports.get("", 1))
@@ -235,7 +228,8 @@ def within(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
 
 def walk(graph: ir.Graph | ir.Function, facts: Facts, opset: int) -> None:
     """Find out about all values of a graph and its bodies."""
-    facts.declare_all(graph.inputs)
+    for value in graph.inputs:
+        facts.merge(value, None)
     for node in graph:
         for body in ops.subgraphs(node):
             walk(body, facts, opset)

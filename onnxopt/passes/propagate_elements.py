@@ -7,6 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt import ops
 from onnxopt.passes.propagate import MOST_ELEMENTS, Elements, ElementsRule, Place, Unknown
 from onnxopt.passes.propagate_arithmetic import ARITHMETIC_RULES, Found, array_of, each, need
 from onnxopt.passes.propagate_control import if_elements
@@ -137,8 +138,7 @@ def _static_output(place: Place) -> tuple[int, ...]:
 
 
 def _filled(place: Place) -> Found:
-    value = place.node.attributes.get("value")
-    tensor = None if value is None else value.as_tensor()
+    tensor = ops.tensor_of(place.node.attributes.get("value"))
     if tensor is None or tensor.dtype not in _FOLLOWED:
         raise Unknown("dtype")
     sizes = _static_output(place)
