@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onnxopt import _lazy
+
 if TYPE_CHECKING:
     from onnxopt.api import Result, bench, inspect, optimize, validate
     from onnxopt.config import Exactness, Level, Options
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
     from onnxopt.passes.foreign import foreign_pass, graphsurgeon_pass
 
 __version__ = "0.1.0"
+
+# Before anything imports onnx_ir.
+_lazy.put_off()
 
 _HOMES = {
     "Exactness": "config",

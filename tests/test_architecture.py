@@ -16,7 +16,7 @@ PACKAGE = ROOT / "onnxopt"
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-    {"errors", "config"},
+    {"errors", "config", "_lazy"},
     {"ops"},
     {"wire", "tensors", "order", "atomic"},
     {"reader"},
