@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -11,7 +12,6 @@ from typing import Any, NoReturn
 import click
 
 import onnxopt
-from onnxopt.cli import startup
 from onnxopt.errors import OnnxoptError
 
 COMMANDS = ("optimize", "inspect", "validate", "bench", "diff", "rules")
@@ -53,7 +53,9 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    startup.prepare()
+    # Hundreds of thousands of long-lived objects are made in one go: with the default thresholds
+    # the collector walks all of them again and again.
+    gc.set_threshold(200_000, 20, 100)
     code = run(sys.argv[1:])
     _flush()
     sys.exit(code)
