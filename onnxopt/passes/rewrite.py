@@ -52,7 +52,7 @@ def _stages(rules: Iterable[CompiledRule]) -> list[list[CompiledRule]]:
     drops = [rule for rule in everything if rule.rule.kind == "drop"]
     fusions = [rule for rule in everything if rule.rule.kind == "fuse"]
     sizes = sorted({p.size for rule in fusions for p in rule.patterns if p.size > 2}, reverse=True)
-    tiers = [[*drops, *_at_least(size, fusions)] for size in sizes]
+    tiers = [_at_least(size, fusions) for size in sizes]
     return [stage for stage in (drops, *tiers, everything) if stage]
 
 

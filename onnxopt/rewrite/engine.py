@@ -71,7 +71,7 @@ def run(
     skip: frozenset[tuple[str, str]] = frozenset(),
     enable: frozenset[str] = frozenset(),
 ) -> Outcome:
-    """Bring each stage's rules to their fixed point, in order; edits `model` in place.
+    """Give each stage of rules its turn, and bring the last to its fixed point; edits in place.
 
     `skip` holds (rule, site) pairs of the journal that must not fire again; `enable` names rules
     that run although they are off by themselves. Raises RuleError when
@@ -80,7 +80,9 @@ def run(
     graphs = _graphs(model)
     editor = Editor(graphs, as_nodes=(model.ir_version or 4) < 4)
     engine = _Engine(editor, skip, enable, _cap(graphs))
-    for stage in stages:
+    for stage in stages[:-1]:
+        engine.sweep(index_rules(stage), graphs)
+    for stage in stages[-1:]:
         engine.settle(index_rules(stage), graphs)
     engine.editor.sort()
     return Outcome(engine.editor.journal, tuple(sorted(engine.refusals.values())))
@@ -115,13 +117,17 @@ class _Engine:
 
     def settle(self, index: RuleIndex, graphs: Sequence[ir.Graph]) -> None:
         """Sweep over all nodes until a whole sweep changes nothing."""
-        changed = bool(index)
+        changed = True
         while changed:
-            self.refusals = {}
             before = len(self.editor.journal)
-            for graph in graphs:
-                self._sweep(index, graph)
+            self.sweep(index, graphs)
             changed = len(self.editor.journal) > before
+
+    def sweep(self, index: RuleIndex, graphs: Sequence[ir.Graph]) -> None:
+        """Look at every node once, and again at what changes bring near."""
+        self.refusals = {}
+        for graph in graphs:
+            self._sweep(index, graph)
 
     def _sweep(self, index: RuleIndex, graph: ir.Graph) -> None:
         queue = deque(node for node in graph if node.op_type in index)

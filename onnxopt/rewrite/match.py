@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,7 @@ def _view(item: Any) -> Any:
 
 def find(pattern: Pattern, node: ir.Node) -> Match | None:
     """The first match whose first root is `node`, or None."""
-    first = pattern.roots[0].node
-    bindings = _node_matches(first, node, {}, [])
+    bindings = _node_matches(pattern.roots[0].node, node, {}, [])
     for root in pattern.roots[1:]:
         if bindings is None:
             return None
@@ -129,12 +129,13 @@ def _node_matches(
         return _solve(rest, bindings) if known is node else None
     if node.op_type not in item.op_types or node.domain != item.domain:
         return None
-    if len(node.outputs) < item.outputs or node in bindings.values():
+    orders = _input_orders(item, node)
+    if not orders or len(node.outputs) < item.outputs or node in bindings.values():
         return None
     extended = _attributes_match(item, node, {**bindings, item: node})
     if extended is None:
         return None
-    for order in _input_orders(item, node):
+    for order in orders:
         solved = _solve(rest + order, extended)
         if solved is not None:
             return solved
@@ -142,33 +143,55 @@ def _node_matches(
 
 
 def _input_orders(item: NodePattern, node: ir.Node) -> list[list[Goal]]:
-    """The ways to lay the node's inputs onto the pattern's, as goals; the last goal goes first."""
-    wanted, given = list(item.inputs), list(node.inputs)
+    """The ways to lay the node's inputs onto the pattern's, as goals; the last goal goes first.
+
+    Ways that the producers of the inputs rule out are left out, which ends most trials here.
+    """
+    wanted, given = item.inputs, node.inputs
     if wanted and isinstance(wanted[-1], Variable) and wanted[-1].kind is Values:
-        return _with_rest(wanted, given)
+        return _with_rest(item, given)
     if len(given) > len(wanted):
         if any(value is not None for value in given[len(wanted) :]):
             return []
         given = given[: len(wanted)]
-    given += [None] * (len(wanted) - len(given))
-    orders = [_goals(wanted, given)]
+    orders = [_goals(wanted, given)] if _plausible(item, given) else []
     if len(wanted) == 2 and node.op_type in ops.COMMUTATIVE:
-        orders.append(_goals(wanted, given[::-1]))
+        turned = (given[1] if len(given) > 1 else None, given[0] if given else None)
+        if _plausible(item, turned):
+            orders.append(_goals(wanted, turned))
     return orders
 
 
-def _with_rest(wanted: list[Any], given: list[ir.Value | None]) -> list[list[Goal]]:
-    fixed = len(wanted) - 1
-    if len(given) < fixed:
+def _plausible(item: NodePattern, given: Sequence[ir.Value | None]) -> bool:
+    """Whether each input comes from an op that the pattern has in its place."""
+    for index, allowed in enumerate(item.producers):
+        if allowed is None:
+            continue
+        value = given[index] if index < len(given) else None
+        if value is None:
+            return False
+        producer = value.producer()
+        if ("" if producer is None else producer.op_type) not in allowed:
+            return False
+    return True
+
+
+def _with_rest(item: NodePattern, given: Sequence[ir.Value | None]) -> list[list[Goal]]:
+    fixed = len(item.inputs) - 1
+    if len(given) < fixed or not _plausible(item, given):
         return []
-    rest: Goal = (_Rest(wanted[-1].name), given[fixed:])
-    return [[rest, *_goals(wanted[:fixed], given[:fixed])]]
+    rest: Goal = (_Rest(item.inputs[-1].name), list(given[fixed:]))
+    return [[rest, *_goals(item.inputs[:fixed], given[:fixed])]]
 
 
-def _goals(wanted: list[Any], given: list[ir.Value | None]) -> list[Goal]:
+def _goals(wanted: Sequence[Any], given: Sequence[ir.Value | None]) -> list[Goal]:
     """Cheap goals are met first, so that a mismatch is found before a subtree is walked."""
-    pairs = list(zip(wanted, given, strict=True))
-    return sorted(pairs, key=lambda pair: not isinstance(pair[0], OutputPattern | Either))
+    subtrees: list[Goal] = []
+    leaves: list[Goal] = []
+    for index, item in enumerate(wanted):
+        goal = (item, given[index] if index < len(given) else None)
+        (subtrees if isinstance(item, OutputPattern | Either) else leaves).append(goal)
+    return subtrees + leaves
 
 
 class _Rest(Variable):
@@ -179,6 +202,8 @@ class _Rest(Variable):
 
 
 def _attributes_match(item: NodePattern, node: ir.Node, bindings: Bindings) -> Bindings | None:
+    if not item.attributes:
+        return bindings
     view = NodeView(node)
     for name, wanted in item.attributes.items():
         try:

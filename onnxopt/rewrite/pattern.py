@@ -54,6 +54,8 @@ class NodePattern:
     outputs: int = 1
     label: str | None = None
     is_shared: bool = False
+    producers: tuple[frozenset[str] | None, ...] = ()
+    """For each input the ops that may make it ("" for none at all); None where any may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,24 @@ def _pattern(result: Any, names: Sequence[str]) -> Pattern:
     roots: Sequence[Any] = result if isinstance(result, tuple) else (result,)
     if not roots or not all(isinstance(root, OutputPattern) for root in roots):
         raise RuleError("a pattern must return the output, or a tuple of outputs, that it replaces")
-    return Pattern(tuple(roots), tuple(_reachable(roots)), tuple(names))
+    nodes = tuple(_reachable(roots))
+    for node in nodes:
+        node.producers = tuple(_producers(item) for item in node.inputs)
+    return Pattern(tuple(roots), nodes, tuple(names))
+
+
+_CONSTANT = frozenset({"", "Constant"})
+
+
+def _producers(item: Any) -> frozenset[str] | None:
+    if isinstance(item, OutputPattern):
+        return frozenset(item.node.op_types)
+    if isinstance(item, Either):
+        found = [_producers(option) for option in item.options]
+        return None if None in found else frozenset().union(*(each for each in found if each))
+    if isinstance(item, Variable):
+        return _CONSTANT if item.kind is Const and not item.optional else None
+    return None if item is None else _CONSTANT
 
 
 def _reachable(roots: Sequence[Any]) -> Iterator[NodePattern]:
