@@ -1,8 +1,10 @@
 """Casts that change nothing, and Casts whose target hangs on another tensor."""
 
+from typing import Any
+
 import onnx_ir as ir
 
-from onnxopt.rewrite import Attr, Exactness, Example, Rule, Value
+from onnxopt.rewrite import Attr, Exactness, Example, NodeView, Rule, Value
 
 
 class DropCast(Rule):
@@ -39,5 +41,5 @@ class DropCastLike(Rule):
         return op.Cast(hit.x, to=hit.target.dtype, saturate=_saturate(hit.root))
 
 
-def _saturate(node):
+def _saturate(node: NodeView) -> Any:
     return node.attr("saturate") if node.has("saturate") else None

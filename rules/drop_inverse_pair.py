@@ -1,5 +1,7 @@
 """Functions that undo themselves, and functions that a second turn does not change."""
 
+from typing import Any
+
 from onnxopt.rewrite import Exactness, Example, Rule, Value
 
 _INVOLUTIONS = ("Neg", "Not", "BitwiseNot")
@@ -63,9 +65,9 @@ class DropReluOfPositive(Rule):
         return hit.x
 
 
-def _one(op, name, x):
+def _one(op: Any, name: str, x: Any) -> Any:
     return op.one_of(name)(x).shared()
 
 
-def _twice(op, name, x):
+def _twice(op: Any, name: str, x: Any) -> Any:
     return op.one_of(name)(_one(op, name, x))

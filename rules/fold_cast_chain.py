@@ -70,7 +70,7 @@ def _is_detour(source, middle, target) -> bool:
     return target in _INTEGERS and (middle in _INTEGERS or _fits(source, target))
 
 
-def _only_cuts(source, middle, target) -> bool:
+def _only_cuts(source, middle, target):
     if DataType.BOOL in (middle, target) or not {source, middle, target} <= set(_INTEGERS):
         return False
     return target.bitwidth <= middle.bitwidth

@@ -1,6 +1,6 @@
 """Concats of Concats."""
 
-from onnxopt.rewrite import Exactness, Example, Rule, Values
+from onnxopt.rewrite import Exactness, Example, Operand, Rule, Values
 
 
 class FoldConcatChain(Rule):
@@ -16,7 +16,7 @@ class FoldConcatChain(Rule):
         return op.Concat(pieces)
 
     def rewrite(self, op, hit):
-        flat = []
+        flat: list[Operand] = []
         for piece in hit.pieces:
             flat += piece.producer.inputs if _is_inner(hit.root, piece) else [piece]
         hit.match(flat != hit.pieces)

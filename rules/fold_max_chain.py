@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnxopt.rewrite import Exactness, Example, Rule, Values
+from onnxopt.rewrite import Exactness, Example, Operand, Rule, Values
 
 
 class FoldMaxChain(Rule):
@@ -19,7 +19,7 @@ class FoldMaxChain(Rule):
         return op.one_of("Max", "Min", "Sum")(terms)
 
     def rewrite(self, op, hit):
-        flat = []
+        flat: list[Operand] = []
         for term in hit.terms:
             flat += term.producer.inputs if _is_inner(hit.root, term) else [term]
         hit.match(flat != hit.terms)

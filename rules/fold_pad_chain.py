@@ -27,7 +27,7 @@ class FoldPadChain(Rule):
         return forms.pad_by(op, hit.x, before, after, like=hit.outer)
 
 
-def _fill(hit, node) -> float:
+def _fill(hit, node):
     if node.opset < 11:
         return node.attr("value")
     value = node.input(2)

@@ -1,5 +1,7 @@
 """Slices of Slices."""
 
+from typing import Any
+
 from onnxopt.rewrite import Exactness, Example, Rule, Value, Values, forms
 from onnxopt.rewrite.forms import END, Part
 
@@ -21,11 +23,11 @@ class FoldSliceChain(Rule):
         return op.Slice(op.Slice(x, first).named("inner"), second).named("outer")
 
     def rewrite(self, op, hit):
-        parts = {part.axis: part for part in forms.parts(hit.inner)}
+        parts: dict[int, Any] = {part.axis: part for part in forms.parts(hit.inner)}
         for part in forms.parts(hit.outer):
             first = parts.get(part.axis)
             joined = part if first is None else _joined(first, part, hit.x.dim(part.axis))
-            hit.require(joined is not None, "the bounds depend on a size known at run time only")
+            hit.require(joined, "the bounds depend on a size known at run time only")
             parts[part.axis] = joined
         return forms.slice_by(op, hit.x, list(parts.values()), like=hit.outer)
 
@@ -37,8 +39,8 @@ def _joined(first: Part, second: Part, size: int | None) -> Part | None:
         taken = taken[slice(second.start, second.end, second.step)]
         if not taken:
             return Part(first.axis, 0, 0)
-        end = -END if taken.stop < 0 else taken.stop
-        return Part(first.axis, taken.start, end, taken.step)
+        stop = -END if taken.stop < 0 else taken.stop
+        return Part(first.axis, taken.start, stop, taken.step)
     if first.step != 1 or second.step < 1 or first.start < 0 or second.start < 0:
         return None
     end = _joined_end(first, second)
