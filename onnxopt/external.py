@@ -11,7 +11,8 @@ import onnx
 
 from onnxopt import wire
 from onnxopt.errors import BadModel
-from onnxopt.tensors import DTYPES, Region, Store
+from onnxopt.parse import open_file, parse, tensors_of
+from onnxopt.tensors import Region, Store, tensor_bytes
 from onnxopt.writer import Slot
 
 _PAGE = 4096
@@ -94,23 +95,45 @@ class Files:
         return path
 
 
-def tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """How many bytes the data of a tensor takes, small types packed.
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model came from: its thin proto and the files that its data is mapped from."""
+
+    proto: onnx.ModelProto
+    path: Path | None
+    stores: tuple[Store, ...]
+    locations: tuple[str, ...]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Origin:
+        # Files can't be copied, and nothing in here ever changes.
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """The files of a model and their sizes in bytes."""
+
+    path: Path
+    graph_bytes: int
+    external_bytes: int
+    external_files: tuple[Path, ...]
+    external_tensors: int
+
+
+def file_info(path: str | os.PathLike[str]) -> FileInfo:
+    """What files a model consists of; data files that are missing count as empty.
 
     Raises:
-        BadModel: The element type is unknown or has no fixed size, or a dim is negative.
+        BadModel: The model file can't be read.
     """
-    count = 1
-    for dim in tensor.dims:
-        count *= dim
-    dtype = DTYPES.get(tensor.data_type)
-    if dtype is None or dtype.name in ("STRING", "UNDEFINED") or count < 0:
-        raise BadModel(
-            f"tensor {tensor.name!r} of type {tensor.data_type} and dims {list(tensor.dims)} "
-            "can't be external",
-            hint="export the model again",
-        )
-    return (count * dtype.bitwidth + 7) // 8
+    path = Path(path)
+    store = open_file(path)
+    proto, _ = parse(store, str(path))
+    tensors = [t for t in tensors_of(proto) if t.data_location == onnx.TensorProto.EXTERNAL]
+    names = dict.fromkeys(location_of(tensor) for tensor in tensors)
+    files = tuple(path.parent / name for name in names)
+    sizes = [file.stat().st_size for file in files if file.is_file()]
+    return FileInfo(path, len(store.view), sum(sizes), files, len(tensors))
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,7 +281,7 @@ class _Reader:
                 hint="a newer onnx package may know it: pip install -U onnx onnx-ir",
             )
         shape = ir.Shape(proto.dims, frozen=True)
-        if dtype is ir.DataType.STRING:
+        if dtype is ir.DataType.STRING and proto.data_location != onnx.TensorProto.EXTERNAL:
             doc = _text(proto, "doc_string")
             props = _props(proto.metadata_props)
             strings = proto.string_data

@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxopt.errors import BadModel
+
 DTYPES: dict[int, ir.DataType] = {kind.value: kind for kind in ir.DataType}
 """The element types by their number in TensorProto."""
 
@@ -87,11 +89,16 @@ class Store:
             done = self._copy_in_kernel(offset, length, file.fileno())
             file.seek(0, os.SEEK_END)
         while done < length:
-            piece = os.pread(self._descriptor, min(_CHUNK, length - done), offset + done)
+            piece = self._read(offset + done, min(_CHUNK, length - done))
             if not piece:
                 raise OSError(f"{self.path} has become shorter while it was read")
             file.write(piece)
             done += len(piece)
+
+    def _read(self, offset: int, length: int) -> bytes | memoryview:
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, length, offset)
+        return self.view[offset : offset + length]
 
     def _copy_in_kernel(self, offset: int, length: int, target: int) -> int:
         done = 0
@@ -176,6 +183,25 @@ class SparseTensor(ir.Tensor[Any]):
         self.header = header
 
 
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """How many bytes the data of a tensor takes, small types packed.
+
+    Raises:
+        BadModel: The element type is unknown or has no fixed size, or a dim is negative.
+    """
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+    dtype = DTYPES.get(tensor.data_type)
+    if dtype is None or dtype.name in ("STRING", "UNDEFINED") or count < 0:
+        raise BadModel(
+            f"tensor {tensor.name!r} of type {tensor.data_type} and dims {list(tensor.dims)} "
+            "can't be external",
+            hint="export the model again",
+        )
+    return (count * dtype.bitwidth + 7) // 8
+
+
 class _Data:
     """What `ir.Tensor` calls its value: anything that turns into an array when asked."""
 
@@ -200,6 +226,8 @@ class _Data:
         if self._region is None:
             return ir.TensorProtoTensor(self._header).numpy()
         view = self._region.view
+        if not view:
+            return np.empty(self._shape.numpy(), self._dtype.numpy())
         if self._dtype.bitwidth < 8:
             packed = np.frombuffer(view, np.uint8)
             return ir.PackedTensor(packed, self._dtype, shape=self._shape).numpy()
