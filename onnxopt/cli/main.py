@@ -57,8 +57,7 @@ def main() -> NoReturn:
     # the collector walks all of them again and again.
     gc.set_threshold(200_000, 20, 100)
     code = run(sys.argv[1:])
-    _flush()
-    sys.exit(code)
+    sys.exit(max(code, _flush()))
 
 
 def run(arguments: list[str]) -> int:
@@ -68,7 +67,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing was written", err=True)
+        click.echo("interrupted: no file was left half-written", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -100,9 +99,14 @@ def show_error(message: str, hint: str = "") -> None:
         click.echo(f"  hint: {hint}", err=True)
 
 
-def _flush() -> None:
-    """Write out what is left; a reader that went away (`| head`) is no error."""
+def _flush() -> int:
+    """Write out what is left; a reader that went away (`| head`) is no error, a full disk is."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        # Python flushes once more at its end, and would complain itself.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            show_error(f"the output can't be written: {error.strerror}")
+            return 2
+    return 0
