@@ -67,8 +67,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: no file was left half-written", err=True)
-        return INTERRUPTED
+        return _interrupted()
     except click.ClickException as error:
         error.show()
         return 2
@@ -81,6 +80,8 @@ def run(arguments: list[str]) -> int:
         show_error(str(error) or "out of memory")
         return 2
     except Exception as error:
+        if _is_interrupt(error):
+            return _interrupted()
         if os.environ.get(DEBUG):
             raise
         show_error(
@@ -89,6 +90,18 @@ def run(arguments: list[str]) -> int:
         )
         return INTERNAL_ERROR
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    click.echo("interrupted: no file was left half-written", err=True)
+    return INTERRUPTED
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is behind the error: C++ modules turn one into an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def show_error(message: str, hint: str = "") -> None:

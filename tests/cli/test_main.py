@@ -9,6 +9,12 @@ from onnxopt.cli import main
 from onnxopt.errors import BadInput, ParityFailed
 
 
+def _import_error() -> ImportError:
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    return error
+
+
 def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     @click.command()
     def command() -> None:
@@ -27,6 +33,7 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         ),
         (ParityFailed("they differ"), 1, "error: they differ\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (_import_error(), 130, "interrupted"),
         (MemoryError(), 2, "out of memory"),
         (OSError(28, "No space left on device"), 2, "No space left on device"),
         (ZeroDivisionError("oops"), 3, "internal error: ZeroDivisionError: oops"),
