@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.check.arrays import read_npy, read_npz
 from onnxopt.check.inputs import Feed, InputSpec, checked_feed, inputs_of, listing
 from onnxopt.errors import BadInput
 
@@ -22,7 +21,6 @@ Data: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Feed]"
 
 _SLASH = "__SL__"
 _SUFFIXES = (".npy", ".npz")
-_READ_ERRORS = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def read_data(spec: Data, model: ir.Model, batch: int = 1) -> Iterable[Feed]:
@@ -211,7 +209,7 @@ def _file_samples(path: Path, inputs: tuple[InputSpec, ...], batch: int) -> _Sam
     if path.suffix not in _SUFFIXES:
         raise BadInput(f"{path} is neither .npz nor .npy", hint="save the samples with numpy.savez")
     if path.suffix == ".npz":
-        return _Samples(lambda: _read_npz(path), inputs, batch, str(path))
+        return _Samples(lambda: read_npz(path), inputs, batch, str(path))
     required = [spec for spec in inputs if spec.required]
     if len(required) != 1:
         raise BadInput(
@@ -219,32 +217,7 @@ def _file_samples(path: Path, inputs: tuple[InputSpec, ...], batch: int) -> _Sam
             hint=f"save an .npz with a key for each: {listing(inputs)}",
         )
     name = required[0].name
-    return _Samples(lambda: {name: _load(path, mmap=True)}, inputs, batch, str(path))
-
-
-def _read_npz(path: Path) -> Mapping[str, Any]:
-    archive = _load(path, mmap=False)
-    try:
-        with archive:
-            return {key: archive[key] for key in archive.files}
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from error
-
-
-def _load(path: Path, *, mmap: bool) -> Any:
-    try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> BadInput:
-    if any(word in str(error) for word in ("pickle", "Object arrays", "Python objects")):
-        return BadInput(
-            f"{path} holds no plain arrays; pickled objects could run code and are not read",
-            hint="save numbers, and strings as a numpy unicode array (dtype U)",
-        )
-    return BadInput(f"{path} can't be read: {error}", hint="save it with numpy.save or savez")
+    return _Samples(lambda: {name: read_npy(path)}, inputs, batch, str(path))
 
 
 @dataclass(frozen=True, slots=True)

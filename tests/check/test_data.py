@@ -170,26 +170,6 @@ def test_a_batch_below_one():
         read_data({}, ONE, 0)
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
-def test_pickled_objects_are_refused(tmp_path, name):
-    objects = np.array([{"a": 1}], object)
-    save = np.save if name.endswith("npy") else np.savez
-    save(tmp_path / name, objects, allow_pickle=True)
-    with pytest.raises(BadInput, match="pickled objects") as caught:
-        list(read_data(tmp_path / name, ONE))
-    assert "dtype U" in caught.value.hint
-
-
-@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
-def test_broken_files_are_told(tmp_path, name):
-    np.savez(tmp_path / "whole.npz", x=SAMPLES)
-    np.save(tmp_path / "whole.npy", SAMPLES)
-    whole = (tmp_path / f"whole{name[1:]}").read_bytes()
-    (tmp_path / name).write_bytes(whole[:100])
-    with pytest.raises(BadInput, match=name):
-        list(read_data(tmp_path / name, ONE))
-
-
 def test_strings_come_from_unicode_arrays(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.array(["ja", "nein"]))
     assert rows(read_data(tmp_path / "d.npz", model("string[n] x"))) == [["ja"], ["nein"]]
