@@ -127,7 +127,7 @@ def optimize(
     notes: tuple[str, ...] = ()
     if check:
         try:
-            reference = _reference(source, prepared, options, data, batch)
+            reference = _reference(source, prepare(original, options), options, data, batch)
         except RuntimeFailed as error:
             # What can't be run can't be proven, and what can't be proven is left as it is.
             pipeline, bench = [], False
@@ -135,11 +135,11 @@ def optimize(
     outcome = manager.run(
         prepared,
         pipeline,
-        Context(options, io.model_bytes(original)),
+        Context(options, before.bytes),
         prove=None if reference is None else reference.parity,
         progress=progress,
+        again=lambda: prepare(original, options),
     )
-    shapes.infer(outcome.model)
     after = cost(outcome.model)
     shapes.restore(outcome.model)
     failed = outcome.parity is not None and not outcome.parity.passed
@@ -152,7 +152,7 @@ def optimize(
         timing = time_both(
             [source, outcome.model],
             names=("original", "optimized"),
-            feeds=None if data is None else _feeds(prepared, options, data, batch),
+            feeds=None if data is None else _data(data, prepare(original, options), batch),
             dims=options.dims,
             input_shapes=options.input_shapes,
             seed=seed,
@@ -272,8 +272,7 @@ def prepare(model: ir.Model, options: Options) -> ir.Model:
         from onnxopt.passes.opset import raise_opset
 
         raise_opset(prepared, options.opset)
-    shapes.remember(prepared)
-    shapes.infer(prepared)
+    shapes.keep_facts(prepared)
     return prepared
 
 

@@ -69,7 +69,12 @@ class Step:
 
 @runtime_checkable
 class Pass(Protocol):
-    """One step of a pipeline. `run` edits the model in place; the manager owns clone and rollback."""
+    """One step of a pipeline. `run` edits the model in place; the manager owns clone and rollback.
+
+    Two attributes are optional: `repeatable` (it gives the same result every time, so that the
+    manager may run it again instead of copying the model before it) and `on_declared` (it wants
+    the model's own annotations on the values, as a file has them, and not inferred facts).
+    """
 
     @property
     def name(self) -> str: ...

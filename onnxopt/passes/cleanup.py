@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -15,6 +16,8 @@ class CleanPass:
     """Removes what nothing reads, merges equal nodes and equal initializers, sorts the nodes."""
 
     name: str = "clean"
+
+    repeatable: ClassVar[bool] = True
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """See Pass.run."""

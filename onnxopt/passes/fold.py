@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -40,6 +41,8 @@ class FoldPass:
     @property
     def name(self) -> str:
         return "fold"
+
+    repeatable: ClassVar[bool] = True
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Fold in place until nothing is left to fold."""
@@ -85,7 +88,7 @@ class _Run:
 
     def round(self) -> bool:
         """One round; gives whether another could find more."""
-        self.facts = shapes.infer(self.model)
+        self.facts = shapes.facts_of(self.model)
         self.refusals.clear()
         grown = int(self.model.graph.meta.get(GROWN, 0))
         budget = Budget(self._allowance() - grown)

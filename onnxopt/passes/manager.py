@@ -42,20 +42,25 @@ def run(
     *,
     prove: Prove | None = None,
     progress: Progress | None = None,
+    again: Callable[[], ir.Model] | None = None,
 ) -> Outcome:
     """Run `passes` over a copy of `model`; a pass that breaks a promise is undone, the rest goes on.
 
     Without `prove` only the interface is held. With it, the checker's word after each pass and
     parity at the end count too; where parity fails at the end, the passes are run again with a
     proof after each, so that the guilty one is found, undone and named.
+
+    With `again`, which makes the model anew, `model` itself is worked on and no copy is made.
     """
-    outcome = _Run(model, context, prove is not None, None, progress).all(passes)
+    make = again or model.clone
+    start = model if again is not None else make()
+    outcome = _Run(start, make, context, prove is not None, None, progress).all(passes)
     if prove is None:
         return outcome
     parity = prove(shapes.declared_copy(outcome.model), outcome.exactness)
     if parity.passed:
         return _with_parity(outcome, parity)
-    outcome = _Run(model, context, True, prove, progress).all(passes)
+    outcome = _Run(make(), make, context, True, prove, progress).all(passes)
     return _with_parity(outcome, prove(shapes.declared_copy(outcome.model), outcome.exactness))
 
 
@@ -64,17 +69,24 @@ def _with_parity(outcome: Outcome, parity: Parity) -> Outcome:
 
 
 class _Run:
-    """One walk through the passes: the last good model, and what has been done so far."""
+    """One walk through the passes: the model as it is, and how to make it again if one fails.
+
+    Our own passes give the same result every time, so a copy before each would only cost: where
+    one fails, those that were kept are run again on the last copy.
+    """
 
     def __init__(
         self,
         model: ir.Model,
+        make: Callable[[], ir.Model],
         context: Context,
         checked: bool,
         prove: Prove | None,
         progress: Progress | None,
     ) -> None:
-        self._good = model
+        self._model = model
+        self._make = make
+        self._since: list[Pass] = []
         self._context = context
         self._interface = Interface.of(model)
         self._complained = checked and bool(checker_complaint(model))
@@ -94,19 +106,22 @@ class _Run:
             elif each.name not in self._idle:
                 self._transaction(each)
         return Outcome(
-            self._good, tuple(self._steps), self._exactness, tuple(self._notes), None
+            self._model, tuple(self._steps), self._exactness, tuple(self._notes), None
         )  # fmt: skip
 
     def _transaction(self, each: Pass) -> None:
-        """Clone, run, hold against the promises, then commit or forget the clone."""
+        """Run, hold against the promises, then commit or go back to the model before."""
         if self._progress is not None:
             self._progress(each.name)
         started = time.perf_counter()
-        candidate = self._good.clone()
-        result, fault = self._attempt(each, candidate)
+        if self._steps:
+            shapes.facts_grow_old(self._model)
+        if not getattr(each, "repeatable", False):
+            self._make, self._since = self._model.clone().clone, []
+        result, fault = self._attempt(each, self._model)
         exactness = max(self._exactness, result.exactness)
         if result.changed and not fault:
-            fault = self._fault(candidate, exactness)
+            fault = self._fault(self._model, exactness)
         seconds = time.perf_counter() - started
         verdict = "undone" if fault else "kept"
         self._steps.append(
@@ -116,12 +131,19 @@ class _Run:
             )
         )  # fmt: skip
         if fault:
+            self._go_back()
             return
         self._notes.update(dict.fromkeys(result.notes))
         if result.changed:
-            self._good, self._exactness = candidate, exactness
+            self._since.append(each)
+            self._exactness = exactness
             self._idle.clear()
         self._idle.add(each.name)
+
+    def _go_back(self) -> None:
+        self._model = self._make()
+        for each in self._since:
+            each.run(self._model, self._context)
 
     def _attempt(self, each: Pass, candidate: ir.Model) -> tuple[PassResult, str]:
         try:

@@ -18,7 +18,7 @@ PASS_NAMES = ("clean", "fold", "rewrite")
 
 
 def optimize(options: Options, extra: Sequence[Pass] = ()) -> list[Pass]:
-    """Clean, then fold and rewrite in turns, then the user's own passes, then clean again.
+    """Fold and clean, rewrite and fold in turns, then the user's own passes, and all that again.
 
     Raises BadInput for a rule or pass in `options` that does not exist.
     """
@@ -31,8 +31,8 @@ def optimize(options: Options, extra: Sequence[Pass] = ()) -> list[Pass]:
     rules = registry.select(only, options.disable)
     rewrite = RewritePass(tuple(rules))
     wanted = {*named, *own, *(("rewrite",) if only else ())} if options.only else None
-    rounds: list[Pass] = [each for _ in range(ROUNDS) for each in (FoldPass(), rewrite)]
-    passes: list[Pass] = [CleanPass(), *rounds, CleanPass(), *extra]
+    rounds: list[Pass] = [each for _ in range(ROUNDS) for each in (rewrite, FoldPass())]
+    passes: list[Pass] = [FoldPass(), CleanPass(), *rounds, CleanPass(), *extra]
     if extra:
-        passes += [*rounds, CleanPass()]
+        passes += [FoldPass(), *rounds, CleanPass()]
     return [each for each in passes if wanted is None or each.name in wanted]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -25,6 +26,8 @@ class RewritePass:
     rules: tuple[CompiledRule, ...]
     name: str = "rewrite"
     skip: frozenset[tuple[str, str]] = frozenset()
+
+    repeatable: ClassVar[bool] = True
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """See Pass.run; expects the facts that the fold pass leaves on the values."""

@@ -14,9 +14,11 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.passes.outline import input_dims, outline
-from onnxopt.passes.propagate import Annotation, Facts, propagate
+from onnxopt.passes.propagate import Annotation, Facts
+from onnxopt.passes.propagate_walk import propagate
 
 DECLARED = "onnxopt.declared"
+FACTS = "onnxopt.facts"
 
 Declaration = tuple["ir.TypeProtocol | None", "ir.Shape | None"]
 
@@ -90,6 +92,22 @@ def declared_copy(model: ir.Model) -> ir.Model:
     copy = model.clone()
     restore(copy)
     return copy
+
+
+def keep_facts(model: ir.Model) -> None:
+    """Infer now, for whoever asks `facts_of` next; only to be used while nothing else edits."""
+    model.graph.meta[FACTS] = (model.graph, infer(model))
+
+
+def facts_grow_old(model: ir.Model) -> None:
+    """Forget what `keep_facts` kept, because the model is about to change."""
+    model.graph.meta.pop(FACTS, None)
+
+
+def facts_of(model: ir.Model) -> Facts:
+    """What `keep_facts` found, handed out once, else what `infer` finds now."""
+    graph, facts = model.graph.meta.pop(FACTS, (None, None))
+    return facts if graph is model.graph and facts is not None else infer(model)
 
 
 def infer(model: ir.Model) -> Facts:
