@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-from types import ModuleType
+from types import GenericAlias, ModuleType
 
 from onnxopt.errors import BadInput, RuleError
 from onnxopt.rewrite.engine import CompiledRule, compile_rule
@@ -74,8 +74,10 @@ def _rules_of(pack: str) -> Iterator[Rule]:
 
 
 def _is_rule_of(item: object, module: ModuleType) -> bool:
+    # To Python 3.10 an alias such as list[int] is a class too.
     return (
         inspect.isclass(item)
+        and not isinstance(item, GenericAlias)
         and issubclass(item, Rule)
         and not inspect.isabstract(item)
         and item.__module__ == module.__name__
