@@ -7,7 +7,8 @@ from running.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from onnxopt import ops
 from onnxopt.errors import RuntimeFailed
 from onnxopt.passes.base import Refusal
-from onnxopt.passes.fold_plan import Group, label
+from onnxopt.passes.fold_plan import MOST_BYTES, Group, label
 from onnxopt.passes.propagate import Facts, Place, Unknown
 from onnxopt.passes.propagate_dims import slices
 
@@ -25,6 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Tensors = dict[ir.Value, ir.TensorProtocol]
 
 _FEED_BYTES = 1 << 20
+_LAZY_BYTES = 1 << 20
 
 
 Move = Callable[[Place, list[Array]], "list[Array]"]
@@ -45,17 +47,17 @@ class Evaluation:
     def run(self, groups: Iterable[Group]) -> None:
         """Compute the results of the groups into `tensors`; what can't be is in `failed`."""
         left: list[ir.Node] = []
-        wanted: dict[ir.Value, None] = {}
+        wanted: set[ir.Value] = set()
+        held = 0
         for group in groups:
-            rest = [
-                node
-                for node in group.nodes
-                if not (self._by_elements(node) or self._by_moving(node))
-            ]
+            rest = [node for node in group.nodes if not self._without_runtime(node)]
+            if rest and held + group.memory > MOST_BYTES:
+                self._by_runtime(left, wanted)
+                left, held = [], 0
             left += rest
-            wanted.update((value, None) for value in group.results)
-        if left:
-            self._by_runtime(left, wanted)
+            held += group.memory if rest else 0
+            wanted.update(group.results)
+        self._by_runtime(left, wanted)
 
     def tensor(self, value: ir.Value | None) -> ir.TensorProtocol | None:
         """The tensor that the value is known to hold."""
@@ -63,6 +65,9 @@ class Evaluation:
             return None
         found = self.tensors.get(value)
         return ops.constant(value) if found is None else found
+
+    def _without_runtime(self, node: ir.Node) -> bool:
+        return self._by_elements(node) or self._by_moving(node)
 
     def _by_elements(self, node: ir.Node) -> bool:
         found: Tensors = {}
@@ -86,14 +91,12 @@ class Evaluation:
             return False
         place = Place(node, self._facts, self._opsets.get("", 1))
         try:
-            results = move(place, [tensor.numpy() for tensor in tensors])
+            self.tensors.update(_moved(place, move, tensors))
         except (Unknown, ValueError, IndexError, TypeError):
             return False
-        for value, array in zip(node.outputs, results, strict=True):
-            self.tensors[value] = ir.Tensor(_contiguous(array), dtype=tensors[0].dtype)
         return True
 
-    def _by_runtime(self, nodes: list[ir.Node], wanted: Mapping[ir.Value, None]) -> None:
+    def _by_runtime(self, nodes: list[ir.Node], wanted: Set[ir.Value]) -> None:
         """Compute nodes in one session; where that fails, in halves, down to the guilty node."""
         nodes = self._ready(nodes)
         inside = set(nodes)
@@ -196,6 +199,26 @@ class _Region:
         else:
             ir.serde.serialize_tensor_into(graph.initializer.add(), tensor)
             graph.initializer[-1].name = name
+
+
+def _moved(place: Place, move: Move, tensors: Sequence[ir.TensorProtocol]) -> Tensors:
+    """The outputs of a node that only moves elements."""
+    node, dtype = place.node, tensors[0].dtype
+    if node.op_type == "Transpose" and tensors[0].nbytes > _LAZY_BYTES:
+        # A mapped weight is turned when it is written or read, so that no copy stays in memory.
+        order = place.ints_attribute("perm") or list(range(len(tensors[0].shape)))[::-1]
+        shape = ir.Shape([tensors[0].shape.numpy()[axis] for axis in order])
+        turn = functools.partial(_turned, tensors[0], order)
+        return {node.outputs[0]: ir.LazyTensor(turn, dtype=dtype, shape=shape)}
+    arrays = move(place, [tensor.numpy() for tensor in tensors])
+    return {
+        value: ir.Tensor(_contiguous(array), dtype=dtype)
+        for value, array in zip(node.outputs, arrays, strict=True)
+    }
+
+
+def _turned(tensor: ir.TensorProtocol, order: Sequence[int]) -> ir.TensorProtocol:
+    return ir.Tensor(_contiguous(tensor.numpy().transpose(order)), dtype=tensor.dtype)
 
 
 def _contiguous(array: Array) -> Array:

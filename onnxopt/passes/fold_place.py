@@ -13,7 +13,7 @@ from onnxopt import ops
 from onnxopt.passes.propagate import scopes
 from onnxopt.rewrite.names import Names
 
-_INITIALIZERS_STAND_ALONE = 4
+STANDALONE_INITIALIZERS = 4
 """The IR version from which an initializer need not be listed as a graph input."""
 
 
@@ -21,7 +21,7 @@ class Placer:
     """Makes constants in one model, each where the format has room for it."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._only_nodes = (model.ir_version or 0) < _INITIALIZERS_STAND_ALONE
+        self._only_nodes = (model.ir_version or 0) < STANDALONE_INITIALIZERS
         self._functions = {id(function.graph): function for function in model.functions.values()}
         self._model = model
         self._names: Names | None = None

@@ -22,12 +22,14 @@ MOST_BYTES = 256 << 20
 """The most memory that one group's tensors may take together."""
 
 MOST_WORK = 1 << 31
-"""The most multiplications that one node may take."""
+"""The most multiplications that one group may take: about a second."""
 
 _FREE_BYTES = 64
 _NODE_BYTES = 40
 _TENSOR_BYTES = 16
 _SHARED_BYTES = 1024
+
+_VIEWS = ops.SHAPE_MOVING - {"Expand"}
 
 _NO_TENSOR = "a result is not a tensor of numbers"
 
@@ -59,6 +61,10 @@ class Group:
     results: tuple[ir.Value, ...]
     growth: int
     """How many bytes the file gains."""
+    memory: int
+    """How many bytes all tensors take together while the group is computed."""
+    work: int
+    """About how many multiplications it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,7 @@ def _is_computable(node: ir.Node, constants: Constants) -> bool:
         return False
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return False
-    return not _may_be_huge(node, constants.facts) and _work(node, constants.facts) <= MOST_WORK
+    return not _may_be_huge(node, constants.facts)
 
 
 def _may_be_huge(node: ir.Node, facts: Facts) -> bool:
@@ -253,7 +259,9 @@ def _group(nodes: list[ir.Node], inside: set[ir.Node], facts: Facts) -> Group:
     for value in results:
         size = bytes_of(value, facts) or 0
         gained += size + _TENSOR_BYTES + len(value.name or "") if size > _FREE_BYTES else 0
-    return Group(tuple(nodes), results, gained - freed - _NODE_BYTES * len(nodes))
+    growth = gained - freed - _NODE_BYTES * len(nodes)
+    work = sum(_work(node, facts) for node in nodes)
+    return Group(tuple(nodes), results, growth, _memory(nodes, facts), work)
 
 
 def _is_large(value: ir.Value) -> bool:
@@ -279,10 +287,9 @@ def _too_much(group: Group, facts: Facts, budget: Budget, placer: Placer) -> str
             f"the constant would add {human(group.growth)} to the file, more than the"
             f" {human(max(budget.left, 0))} that are left; --max-growth sets how much may be added"
         )
-    held = _memory(group, facts)
-    if held > MOST_BYTES:
-        return f"computing it would take {human(held)} of memory"
-    return ""
+    if group.memory > MOST_BYTES:
+        return f"computing it would take {human(group.memory)} of memory"
+    return "computing it would take too long" if group.work > MOST_WORK else ""
 
 
 def _is_plain(value: ir.Value, facts: Facts, placer: Placer) -> bool:
@@ -300,8 +307,10 @@ def _is_plain(value: ir.Value, facts: Facts, placer: Placer) -> bool:
     )
 
 
-def _memory(group: Group, facts: Facts) -> int:
-    values = {value: None for node in group.nodes for value in (*node.inputs, *node.outputs)}
+def _memory(nodes: Sequence[ir.Node], facts: Facts) -> int:
+    # A tensor in another shape or order is a view, or is only made when it is written.
+    copying = [node for node in nodes if node.op_type not in _VIEWS]
+    values = {value: None for node in copying for value in (*node.inputs, *node.outputs)}
     return sum(bytes_of(value, facts) or 0 for value in values if value is not None)
 
 

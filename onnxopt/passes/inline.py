@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from onnxopt import ops
+from onnxopt.passes.fold_place import STANDALONE_INITIALIZERS
 from onnxopt.passes.propagate import Facts, scopes
 
 
@@ -28,7 +29,7 @@ class Inliner:
 
     def __init__(self, model: ir.Model) -> None:
         self._functions = {id(function.graph) for function in model.functions.values()}
-        self._only_nodes = (model.ir_version or 0) < 4
+        self._only_nodes = (model.ir_version or 0) < STANDALONE_INITIALIZERS
         self._values: Counter[str] = Counter()
         self._nodes: Counter[str] = Counter()
         for scope in scopes(model):

@@ -86,12 +86,22 @@ def _add_node(proto: onnx.GraphProto, node: ir.Node) -> None:
     for attribute in node.attributes.values():
         if not _is_bulk(node, attribute):
             _add_attribute(found, attribute)
+    if node.domain == "ai.onnx.ml" and node.op_type in _GIVES_FLOAT:
+        # ONNX has no inference for these, and without a type it stops there.
+        proto.value_info.add(name=found.output[0]).type.tensor_type.elem_type = ir.DataType.FLOAT
+
+
+_GIVES_FLOAT = frozenset(
+    {"FeatureVectorizer", "LinearRegressor", "Normalizer", "SVMRegressor", "Scaler"}
+)
 
 
 def _is_bulk(node: ir.Node, attribute: ir.Attr) -> bool:
     """Whether the attribute holds the parameters of a classic model, such as the nodes of trees."""
-    listed = attribute.type in (ir.AttributeType.FLOATS, ir.AttributeType.INTS)
-    return listed and node.domain == "ai.onnx.ml" and len(attribute.value or ()) > KEPT_BYTES
+    return node.domain == "ai.onnx.ml" and attribute.name.startswith(_BULK)
+
+
+_BULK = ("class_", "coefficients", "leaf_", "nodes_", "support_vectors", "target_", "tree_")
 
 
 def _add_attribute(proto: onnx.NodeProto, attribute: ir.Attr) -> None:

@@ -82,7 +82,7 @@ class Facts:
         if found is None:
             found = self._constant_elements(value)
             if found is None and value.producer() is None:
-                found = _named_elements(value, self)
+                found = named_elements(value, self)
             if found is not None:
                 self.elements[value] = found
         return found
@@ -183,28 +183,6 @@ class Unknown(Exception):
 DimsRule = Callable[[Place], "list[Dims | None]"]
 ElementsRule = Callable[[Place], "list[Elements | None]"]
 
-_MALFORMED = (
-    Unknown,
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    ZeroDivisionError,
-)
-
-
-def propagate(model: ir.Model, annotated: Mapping[ir.Value, Annotation]) -> Facts:
-    """Carry dims and elements through all graphs and functions of the model.
-
-    Starts from graph inputs, constants and what another inference has found; writes nothing.
-    """
-    facts = Facts(annotated=annotated)
-    walk(model.graph, facts, model.graph.opset_imports.get("", 1))
-    for function in model.functions.values():
-        walk(function, facts, function.opset_imports.get("", 1))
-    return facts
-
 
 def roots(model: ir.Model) -> list[ir.Graph | ir.Function]:
     """The main graph and the functions: what has opset imports of its own."""
@@ -226,47 +204,7 @@ def within(graph: ir.Graph | ir.Function) -> Iterator[ir.Graph | ir.Function]:
     yield graph
 
 
-def walk(graph: ir.Graph | ir.Function, facts: Facts, opset: int) -> None:
-    """Find out about all values of a graph and its bodies."""
-    for value in graph.inputs:
-        facts.merge(value, None)
-    for node in graph:
-        for body in ops.subgraphs(node):
-            walk(body, facts, opset)
-        visit(node, facts, opset)
-
-
-def visit(node: ir.Node, facts: Facts, opset: int) -> None:
-    """Find out about the outputs of one node whose inputs have been visited."""
-    # The tables import this module for its records.
-    from onnxopt.passes.propagate_dims import DIMS_RULES
-    from onnxopt.passes.propagate_elements import ELEMENTS_RULES
-
-    place = Place(node, facts, opset)
-    standard = ops.is_standard(node)
-    shapes = _apply(DIMS_RULES.get(node.op_type) if standard else None, place)
-    for index, value in enumerate(node.outputs):
-        facts.merge(value, shapes[index] if index < len(shapes) else None)
-    found = _apply(ELEMENTS_RULES.get(node.op_type) if standard else None, place)
-    for index, value in enumerate(node.outputs):
-        known = found[index] if index < len(found) else None
-        if known is None:
-            known = facts.elements_of(value) or _named_elements(value, facts)
-        if known is not None and known.array.size <= MOST_ELEMENTS:
-            facts.elements[value] = known
-
-
-def _apply(rule: Callable[[Place], list[Any]] | None, place: Place) -> list[Any]:
-    if rule is None:
-        return []
-    try:
-        return rule(place)
-    except _MALFORMED:
-        # A node that is not as its operator asks is the checker's business; nothing is known.
-        return []
-
-
-def _named_elements(value: ir.Value, facts: Facts) -> Elements | None:
+def named_elements(value: ir.Value, facts: Facts) -> Elements | None:
     """A name for each element of a small integer tensor that the model computes from its data."""
     dims = facts.dims.get(value)
     if value.dtype not in _FOLLOWED or dims is None or len(dims) > 1:

@@ -1,4 +1,4 @@
-"""What an If gives out: what both branches agree on, or what the one says that is taken."""
+"""What control flow gives out: what the branches of an If agree on, what a Loop never changes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ def if_dims(place: Place) -> list[Dims | None]:
     """The dims of an If's outputs."""
     dims_of, names = place.facts.dims_of, place.facts.names
     return [_agreed(names, dims_of(one), dims_of(other)) for one, other in _results(place)]
+
+
+def loop_dims(place: Place) -> list[Dims | None]:
+    """The dims of what a Loop carries: those that its body keeps; nothing of what it gathers."""
+    body = place.node.attributes["body"].as_graph()
+    of = place.facts.dims_of
+    pairs = zip(place.node.inputs[2:], body.inputs[2:], strict=True)
+    return [_agreed(place.facts.names, of(first), of(value)) for first, value in pairs]
 
 
 def if_elements(place: Place) -> list[Elements | None]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from onnxopt import ops
 from onnxopt.passes.propagate import Dims, DimsRule, Place, Unknown
-from onnxopt.passes.propagate_control import if_dims
+from onnxopt.passes.propagate_control import if_dims, loop_dims
 from onnxopt.passes.propagate_windows import WINDOW_RULES
 from onnxopt.passes.symbols import Dim, Names, exact_quotient, is_natural, product
 
@@ -386,6 +386,7 @@ DIMS_RULES: dict[str, DimsRule] = {
     "GatherElements": _like_second,
     "Gemm": _gemm,
     "If": if_dims,
+    "Loop": loop_dims,
     "MatMul": _matmul,
     "PRelu": _same,
     "Pad": _pad,
@@ -399,3 +400,8 @@ DIMS_RULES: dict[str, DimsRule] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
+
+ML_DIMS_RULES: dict[str, DimsRule] = dict.fromkeys(
+    ("Binarizer", "Imputer", "Normalizer", "Scaler"), _same
+)
+"""The same for operators of ai.onnx.ml."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxopt import ops
-from onnxopt.passes.propagate import Facts, Place, visit, walk
+from onnxopt.passes.propagate import Facts, Place
+from onnxopt.passes.propagate_walk import walk_nodes
 
 MOST_TRIALS = 64
 """Ifs that are tried out in one graph; each costs a walk over the nodes behind it."""
@@ -46,9 +47,7 @@ def _is_worth_a_trial(node: ir.Node, facts: Facts) -> bool:
     return any(a is not None and b is not None and len(a) != len(b) for a, b in pairs)
 
 
-def _fails(
-    node: ir.Node, branch: str, following: list[ir.Node], facts: Facts, opset: int
-) -> bool:
+def _fails(node: ir.Node, branch: str, following: list[ir.Node], facts: Facts, opset: int) -> bool:
     """Whether a node behind the If can't run on what this branch gives."""
     trial = facts.copy()
     for value, given in zip(node.outputs, node.attributes[branch].as_graph().outputs, strict=False):
@@ -58,9 +57,7 @@ def _fails(
     for each in following:
         if _cannot_run(Place(each, trial, opset)):
             return True
-        for body in ops.subgraphs(each):
-            walk(body, trial, opset)
-        visit(each, trial, opset)
+        walk_nodes([each], trial, opset)
     return False
 
 
