@@ -2,7 +2,7 @@
 
 import math
 
-from onnxopt.rewrite import Const, Example, Exactness, Rule, Value
+from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
 
 class FuseAttention(Rule):

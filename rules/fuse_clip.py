@@ -1,6 +1,6 @@
 """Clip from a Max and a Min."""
 
-from onnxopt.rewrite import Const, Example, Exactness, Rule, Value
+from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
 
 class FuseClip(Rule):

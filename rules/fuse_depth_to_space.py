@@ -1,6 +1,6 @@
 """DepthToSpace and SpaceToDepth from two reshapes and a transpose."""
 
-from onnxopt.rewrite import Example, Exactness, Rule, Value
+from onnxopt.rewrite import Exactness, Example, Rule, Value
 
 _PERMS = {(0, 1, 4, 2, 5, 3): "CRD", (0, 3, 4, 1, 5, 2): "DCR"}
 

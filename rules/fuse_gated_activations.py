@@ -1,6 +1,6 @@
 """Swish and Mish: a tensor times a gate made of itself."""
 
-from onnxopt.rewrite import Const, Example, Exactness, Rule, Value
+from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
 
 class FuseMish(Rule):

@@ -1,6 +1,6 @@
 """Gelu from the pieces exporters spell it with."""
 
-from onnxopt.rewrite import Example, Exactness, Rule, Value
+from onnxopt.rewrite import Exactness, Example, Rule, Value
 
 
 class FuseGelu(Rule):

@@ -1,6 +1,6 @@
 """GlobalAveragePool from a mean over all image axes."""
 
-from onnxopt.rewrite import Const, Example, Exactness, Rule, Value
+from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
 
 class FuseGlobalAveragePool(Rule):

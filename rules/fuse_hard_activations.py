@@ -1,6 +1,6 @@
 """HardSigmoid and HardSwish from shifts, clips and quotients."""
 
-from onnxopt.rewrite import Const, Example, Exactness, Rule, Value
+from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
 
 def _bounds(hit):

@@ -1,6 +1,6 @@
 """Softmax and LogSoftmax from exponentials and sums."""
 
-from onnxopt.rewrite import Const, Example, Exactness, Rule, Value
+from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
 
 def _axis(op, hit, *nodes):

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from onnxopt import ops
 
-
 OPSETS = "onnxopt.opsets"
 """The key in a body graph's meta under which the engine leaves the opsets that hold there."""
 
