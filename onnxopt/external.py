@@ -16,6 +16,7 @@ from onnxopt.tensors import Region, Store, tensor_bytes
 from onnxopt.writer import Slot
 
 _PAGE = 4096
+_LARGEST_PAGE = 1 << 16
 _PAGE_ALIGNED = 1 << 20
 _LINE = 64
 
@@ -184,7 +185,7 @@ def place(slots: Sequence[Slot], path: Path, location: str) -> DataFile:
             _refer(slot.proto, location, None)
         return DataFile(path, whole)
     kept.sort(key=_offset)
-    steps = [1] * len(kept) if _is_dense(kept) else [_step(_offset(slot)) for slot in kept]
+    steps = _alignments(kept)
     fresh = [slot for slot in slots if slot.ticket]
     steps += [_PAGE if slot.length >= _PAGE_ALIGNED else _LINE for slot in fresh]
     pieces: list[Placed] = []
@@ -229,9 +230,19 @@ def _is_dense(slots: Sequence[Slot]) -> bool:
     return all(offset <= end for (offset, _), end in zip(cut, ends, strict=False))
 
 
-def _step(offset: int) -> int:
-    """The largest power of two that divides an offset, up to a page of the largest kind."""
-    return min(offset & -offset, 1 << 16) or 1 << 16
+def _alignments(slots: Sequence[Slot]) -> list[int]:
+    """To what power of two the file that the slots came from aligned each of them.
+
+    Writers that align often do so for large tensors only, so these are looked at on their own.
+    """
+    if _is_dense(slots):
+        return [1] * len(slots)
+    steps = {True: _LARGEST_PAGE, False: _LARGEST_PAGE}
+    for slot in slots:
+        offset = _offset(slot)
+        large = slot.length >= _PAGE_ALIGNED
+        steps[large] = min(steps[large], offset & -offset or _LARGEST_PAGE)
+    return [steps[slot.length >= _PAGE_ALIGNED] for slot in slots]
 
 
 def _refer(tensor: onnx.TensorProto, location: str, place: tuple[int, int] | None) -> None:
@@ -243,8 +254,8 @@ def _refer(tensor: onnx.TensorProto, location: str, place: tuple[int, int] | Non
         values |= {"offset": str(place[0]), "length": str(place[1])}
     entries = [(entry.key, entry.value) for entry in tensor.external_data]
     wanted = {**dict(entries), **values}
-    if place is not None and dict(entries) != wanted:
-        # It was the digest of the whole file.
+    if place is not None:
+        # It was the digest of the whole file, which is another one now.
         wanted.pop("checksum", None)
     if entries != list(wanted.items()):
         tensor.ClearField("external_data")

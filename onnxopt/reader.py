@@ -76,9 +76,7 @@ def read_model(proto: onnx.ModelProto, find: Find) -> ir.Model:
     try:
         return _Reader(find).model(proto)
     except _UnknownNameError as error:
-        raise BadModel(
-            f"{error.reader} reads {error.name!r}, which nothing makes", hint=_EXPORT_AGAIN
-        ) from None
+        raise BadModel(str(error), hint=_EXPORT_AGAIN) from None
 
 
 def read_info(info: onnx.ValueInfoProto) -> ir.Value:
@@ -99,12 +97,7 @@ def _nowhere(_: onnx.TensorProto) -> None:
 
 
 class _UnknownNameError(Exception):
-    """A node reads a name that no value has yet."""
-
-    def __init__(self, name: str, reader: str) -> None:
-        super().__init__(name)
-        self.name = name
-        self.reader = reader
+    """A node or an output asks for a name that no value has yet."""
 
 
 class _Reader:
@@ -169,7 +162,7 @@ class _Reader:
         nodes = [self.node(node, [values], infos) for node in proto.node]
         for name in proto.output:
             if name not in values:
-                raise _UnknownNameError(name, f"the output of function {proto.name!r}")
+                raise _UnknownNameError(f"nothing makes {name!r}, output of function {proto.name!r}")
         graph = ir.Graph(
             inputs,
             [values[name] for name in proto.output],
@@ -248,8 +241,8 @@ class _Reader:
         for tensor in tensors:
             name = tensor.name or ""
             if not name or name in constants:
-                what = f"two initializers are called {name!r}" if name else "a name is missing"
-                raise BadModel(f"{what} among the initializers", hint=_EXPORT_AGAIN)
+                what = f"two initializers are called {name!r}" if name else "one has no name"
+                raise BadModel(f"bad initializers: {what}", hint="rename or remove one of them")
             value = values.get(name)
             if value is None:
                 value = ir.Value(name=name)
@@ -266,7 +259,7 @@ class _Reader:
     def _output(self, info: onnx.ValueInfoProto, values: _Scope) -> ir.Value:
         value = values.get(info.name)
         if value is None:
-            raise _UnknownNameError(info.name, "the output")
+            raise _UnknownNameError(f"nothing makes the graph output {info.name!r}")
         if value.is_graph_output() or value.producer() is None:
             # An input or a constant keeps what it was declared as.
             return value
@@ -384,7 +377,7 @@ def _captured(name: str, scopes: Sequence[_Scope], proto: onnx.NodeProto) -> ir.
     for values in reversed(scopes[:-1]):
         if name in values:
             return values[name]
-    raise _UnknownNameError(name, f"node {describe(proto)}")
+    raise _UnknownNameError(f"node {describe(proto)} reads {name!r}, which nothing makes")
 
 
 def _text(proto: Any, field: str) -> str | None:
