@@ -116,7 +116,8 @@ class _Run:
         started = time.perf_counter()
         if self._steps:
             shapes.facts_grow_old(self._model)
-        if not getattr(each, "repeatable", False):
+        repeatable = getattr(each, "repeatable", False)
+        if not repeatable:
             self._make, self._since = self._model.clone().clone, []
         result, fault = self._attempt(each, self._model)
         exactness = max(self._exactness, result.exactness)
@@ -130,8 +131,10 @@ class _Run:
                 seconds,
             )
         )  # fmt: skip
-        if fault:
+        if fault or not (result.changed or repeatable):
+            # What a foreign pass that claims no change did to the model is not to be trusted.
             self._go_back()
+        if fault:
             return
         self._notes.update(dict.fromkeys(result.notes))
         if result.changed:
