@@ -90,7 +90,8 @@ def page(found: Entry) -> Page:
     ]
     if found.off_because:
         facts.append(("off", f"{found.off_because}; --enable {found.name} turns it on"))
-    details = [Line(paragraph) for paragraph in found.details.split("\n\n") if paragraph]
+    paragraphs = [" ".join(part.split()) for part in found.details.split("\n\n")]
+    details = [Line(paragraph) for paragraph in paragraphs if paragraph]
     return (
         *section(found.name, [Line(found.summary), *details, *table(("", ""), facts)]),
         *section("Tested situations", table(("situation", "verdict"), found.cases)),
