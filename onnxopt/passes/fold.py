@@ -18,7 +18,7 @@ from onnxopt.config import Exactness
 from onnxopt.passes import shapes
 from onnxopt.passes.base import Context, PassResult, Refusal
 from onnxopt.passes.fold_evaluate import Evaluation, Tensors
-from onnxopt.passes.fold_place import STANDALONE_INITIALIZERS, Placer, sweep
+from onnxopt.passes.fold_place import Placer, sweep
 from onnxopt.passes.fold_plan import Budget, Constants, Plan, foldable, human, in_order, make_plan
 from onnxopt.passes.fold_symbolic import simplify
 from onnxopt.passes.fold_twins import merge_twins
@@ -32,8 +32,6 @@ LEAST_BUDGET = 4096
 
 GROWN = "onnxopt.grown"
 """Where a model keeps how many bytes folding has added to it so far."""
-
-_RAISED = "onnxopt.raised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +58,21 @@ class FoldPass:
             hits={kind: hits[kind] for kind in sorted(hits)},
             refusals=tuple(run.refusals.values()),
             exactness=run.exactness,
-            notes=(*_what_freezing_took(model), *_what_freezing_brings(model, run.facts)),
+            notes=_what_freezing_brings(model, run.facts),
         )
 
 
 def freeze_inputs(model: ir.Model) -> int:
     """Take initializers off the inputs, so that no caller may override them; gives their number.
 
-    Below IR version 4 every initializer must be an input, so such a model is raised to version 4.
+    Below IR version 4 they are constants anyway, and stay listed.
     """
-    listed = [value for value in model.graph.inputs if value.is_initializer()]
-    for value in listed:
-        model.graph.inputs.remove(value)
-    version = model.ir_version or 0
-    if listed and version < STANDALONE_INITIALIZERS:
-        model.ir_version = STANDALONE_INITIALIZERS
-        model.graph.meta[_RAISED] = version
-    return len(listed)
+    ops.mark_constants(model)
+    inputs = model.graph.inputs
+    overridable = [v for v in inputs if v.is_initializer() and not ops.is_constant(v)]
+    for value in overridable:
+        inputs.remove(value)
+    return len(overridable)
 
 
 @dataclass(slots=True)
@@ -179,15 +175,6 @@ class _Run:
 
 def _opsets(scope: ir.Graph | ir.Function, model: ir.Model) -> dict[str, int]:
     return dict(scope.opset_imports or model.opset_imports)
-
-
-def _what_freezing_took(model: ir.Model) -> tuple[str, ...]:
-    if _RAISED not in model.graph.meta:
-        return ()
-    return (
-        f"the IR version is raised from {model.graph.meta[_RAISED]} to {model.ir_version}: below"
-        f" {STANDALONE_INITIALIZERS} every initializer has to be an input",
-    )
 
 
 def _what_freezing_brings(model: ir.Model, facts: Facts) -> tuple[str, ...]:
