@@ -149,14 +149,27 @@ class _Edit:
             made: ir.Value = self._made[item]
             return made
         if isinstance(item, NewOutput):
-            if item.node not in self._made:
-                self._made[item.node] = self._node(item.node)
+            self._make(item.node)
             output: ir.Value = self._made[item.node].outputs[item.index]
             return output
         raise RuleError(
             f"rule {self._rule} returned {item!r}",
             hint="return operands of the hit or outputs of new nodes",
         )
+
+    def _make(self, last: NewNode) -> None:
+        """Make a node, after all that it reads; chains may be longer than Python's stack."""
+        stack = [last]
+        while stack:
+            new = stack[-1]
+            inputs = [item.node for item in new.inputs if isinstance(item, NewOutput)]
+            waiting = [node for node in inputs if node not in self._made]
+            if new in self._made or not waiting:
+                stack.pop()
+                if new not in self._made:
+                    self._made[new] = self._node(new)
+            else:
+                stack += waiting[::-1]
 
     def _node(self, new: NewNode) -> ir.Node:
         inputs = [None if item is None else self._value(item) for item in new.inputs]
