@@ -73,6 +73,8 @@ def change_text(before: float, after: float) -> str:
     if before == after or not before:
         return "" if before == after else "new"
     percent = 100 * (after - before) / before
+    if abs(percent) < 0.05:
+        return "under 0.1 %"
     return f"{percent:+.0f} %" if abs(percent) >= 1 else f"{percent:+.1f} %"
 
 

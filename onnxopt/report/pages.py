@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxopt.check.parity import Parity
 
 FEW = 8
+IN_MEMORY = "<memory>"
 SPEED: dict[str, tuple[str, Tone]] = {
     "faster": ("faster", "good"),
     "slower": ("slower", "bad"),
@@ -64,7 +65,9 @@ def _in_short(report: Report) -> Line:
         words += [_speed(comparison)[0] for comparison in report.timing.comparisons]
     if report.undone:
         words.append(f"{plural(len(report.undone), 'step')} undone")
-    return Line(", ".join(words), "good")
+    if report.output == IN_MEMORY:
+        words.append("not saved")
+    return Line(", ".join(words), "plain" if report.parity is None else "good")
 
 
 def _speed(comparison: Comparison) -> tuple[str, Tone]:

@@ -43,7 +43,14 @@ def test_counts_have_three_digits() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "text"),
-    [(233, 75, "-68 %"), (1000, 997, "-0.3 %"), (5, 5, ""), (0, 0, ""), (0, 3, "new")],
+    [
+        (233, 75, "-68 %"),
+        (1000, 997, "-0.3 %"),
+        (100_000, 99_999, "under 0.1 %"),
+        (5, 5, ""),
+        (0, 0, ""),
+        (0, 3, "new"),
+    ],
 )
 def test_a_change_is_given_in_per_cent(before: int, after: int, text: str) -> None:
     assert change_text(before, after) == text
