@@ -23,6 +23,9 @@ DTYPES: dict[int, ir.DataType] = {kind.value: kind for kind in ir.DataType}
 
 _CHUNK = 1 << 24
 
+_MAPPED_AT_ONCE = 1 << 27
+"""How many bytes may be looked at before the pages are given back; they count as memory used."""
+
 
 class Store:
     """Bytes that tensors are cut from: a mapped file, or memory.
@@ -37,6 +40,7 @@ class Store:
         self.cut: set[tuple[int, int]] = set()
         self._descriptor = -1
         self._mapping: mmap.mmap | None = None
+        self._seen = 0
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -67,8 +71,16 @@ class Store:
         self.cut.add((offset, length))
         return Region(self, offset, length)
 
+    def look(self, offset: int, length: int) -> memoryview:
+        """A view of bytes, which are mapped as they are read."""
+        if self._seen > _MAPPED_AT_ONCE:
+            self.release()
+        self._seen += length
+        return self.view[offset : offset + length]
+
     def release(self) -> None:
         """Give the mapped pages back to the system; reading them again maps them again."""
+        self._seen = 0
         if self._mapping is not None and hasattr(self._mapping, "madvise"):
             with contextlib.suppress(OSError, ValueError):
                 self._mapping.madvise(mmap.MADV_DONTNEED)
@@ -125,7 +137,7 @@ class Region:
     @property
     def view(self) -> memoryview:
         """The bytes, not copied."""
-        return self.store.view[self.offset : self.offset + self.length]
+        return self.store.look(self.offset, self.length)
 
 
 class StoredTensor(ir.Tensor[Any]):
