@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -18,8 +18,7 @@ from onnxopt.rewrite.engine import CompiledRule
 class RewritePass:
     """Applies rules to their fixed point, in stages: first what only drops, then fusions, then all.
 
-    Large fusions come before small ones, so that a part is not taken for the whole, and before
-    other rules take their pieces apart. `skip` holds (rule, site)
+    Fusions come before other rules can take their pieces apart. `skip` holds (rule, site)
     pairs of the journal that must not fire.
     """
 
@@ -54,14 +53,4 @@ def _stages(rules: Iterable[CompiledRule]) -> list[list[CompiledRule]]:
     everything = list(rules)
     drops = [rule for rule in everything if rule.rule.kind == "drop"]
     fusions = [rule for rule in everything if rule.rule.kind == "fuse"]
-    sizes = sorted({p.size for rule in fusions for p in rule.patterns if p.size > 2}, reverse=True)
-    tiers = [_at_least(size, fusions) for size in sizes]
-    return [stage for stage in (drops, *tiers, everything) if stage]
-
-
-def _at_least(size: int, rules: Iterable[CompiledRule]) -> list[CompiledRule]:
-    """The rules with only those of their patterns that have `size` nodes or more."""
-    cut = [
-        replace(rule, patterns=tuple(p for p in rule.patterns if p.size >= size)) for rule in rules
-    ]
-    return [rule for rule in cut if rule.patterns]
+    return [stage for stage in (drops, fusions, everything) if stage]

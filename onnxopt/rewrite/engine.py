@@ -130,7 +130,9 @@ class _Engine:
             self._sweep(index, graph)
 
     def _sweep(self, index: RuleIndex, graph: ir.Graph) -> None:
-        queue = deque(node for node in graph if node.op_type in index)
+        # From the outputs on, the whole is met before its parts: LayerNormalization with its bias
+        # before the same without.
+        queue = deque(node for node in reversed(graph) if node.op_type in index)
         waiting = set(queue)
         while queue:
             node = queue.popleft()

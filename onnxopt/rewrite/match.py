@@ -164,9 +164,7 @@ def _input_orders(item: NodePattern, node: ir.Node) -> list[list[Goal]]:
 
 def _plausible(item: NodePattern, given: Sequence[ir.Value | None]) -> bool:
     """Whether each input comes from an op that the pattern has in its place."""
-    for index, allowed in enumerate(item.producers):
-        if allowed is None:
-            continue
+    for index, allowed in item.producers:
         value = given[index] if index < len(given) else None
         if value is None:
             return False

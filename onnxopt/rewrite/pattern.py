@@ -54,8 +54,8 @@ class NodePattern:
     outputs: int = 1
     label: str | None = None
     is_shared: bool = False
-    producers: tuple[frozenset[str] | None, ...] = ()
-    """For each input the ops that may make it ("" for none at all); None where any may."""
+    producers: tuple[tuple[int, frozenset[str]], ...] = ()
+    """Inputs that only some ops may make, with these ops ("" for an input without a producer)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,8 @@ def _pattern(result: Any, names: Sequence[str]) -> Pattern:
         raise RuleError("a pattern must return the output, or a tuple of outputs, that it replaces")
     nodes = tuple(_reachable(roots))
     for node in nodes:
-        node.producers = tuple(_producers(item) for item in node.inputs)
+        found = [(index, _producers(item)) for index, item in enumerate(node.inputs)]
+        node.producers = tuple((index, allowed) for index, allowed in found if allowed is not None)
     return Pattern(tuple(roots), nodes, tuple(names))
 
 
