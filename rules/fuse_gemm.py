@@ -41,6 +41,8 @@ class FuseTransposeIntoGemm(Rule):
 
     def rewrite(self, op, hit):
         hit.match(hit.x.rank == 2 and hit.w.rank == 2 and hit.x.dtype in FLOATS)
+        # Before opset 11 a Gemm must have a summand.
+        hit.match(hit.c is not None or op.opset >= 11)
         side, turned = ("transA", hit.left) if hit.left else ("transB", hit.right)
         hit.match(list(turned.attr("perm", [1, 0])) == [1, 0])
         now = 0 if hit.root.attr(side) else 1

@@ -122,7 +122,7 @@ class RewriteBuilder:
                 raise Refused(f"{op_type} is not in opset {version}; --opset raises it")
             return
         unknown = sorted(set(written) - set(found.attributes))
-        if unknown or len(operands) > found.max_input:
+        if unknown or not found.min_input <= len(operands) <= found.max_input:
             what = f"the attribute {unknown[0]!r}" if unknown else f"{len(operands)} inputs"
             raise Refused(f"{op_type} does not take {what} in opset {version}")
 
