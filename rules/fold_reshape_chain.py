@@ -53,9 +53,15 @@ def _directly(op, hit, result):
     first = hit.x.shape[0] if hit.x.rank and result.rank == 2 else None
     if first not in (None, 0) and first == result.shape[0]:
         return op.Flatten(hit.x)
-    target = dims.reshape_target(hit.x.shape, result.shape)
+    target = dims.reshape_target(hit.x.shape, result.shape, _open_dim(hit.outer))
     hit.match(target is not None)
     return op.Reshape(hit.x, op.ints(target))
+
+
+def _open_dim(node) -> int | None:
+    """Where a Reshape leaves one dim to the operator."""
+    target = node.input(1).ints if node.is_op("Reshape") else None
+    return target.index(-1) if target and -1 in target else None
 
 
 def _joined(hit) -> list[int] | None:

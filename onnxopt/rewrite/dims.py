@@ -68,16 +68,21 @@ def same_reshaped(source: Operand, result: Operand) -> bool:
     return not different or (len(different) == 1 and None in different[0])
 
 
-def reshape_target(source: Dims | None, wanted: Dims | None) -> list[int] | None:
+def reshape_target(
+    source: Dims | None, wanted: Dims | None, inferred: int | None = None
+) -> list[int] | None:
     """The constant second input of a Reshape from `source` to `wanted`, or None if there is none.
 
     A symbol that stands at the same place in both is copied (0); one other dim may be left to the
-    operator (-1), but not beside a copied one: where that is zero, -1 has no answer.
+    operator (-1). Beside a copied one that is so only where the graph leaves the dim at `inferred`
+    open already: if the copied dim is zero, -1 has no answer.
     """
     if source is None or wanted is None or 0 in wanted:
         return None
     target = [_entry(source, index, dim) for index, dim in enumerate(wanted)]
-    if target.count(-1) > 1 or (-1 in target and 0 in target):
+    if target.count(-1) > 1:
+        return None
+    if -1 in target and 0 in target and target.index(-1) != inferred:
         return None
     return target
 

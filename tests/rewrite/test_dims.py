@@ -87,6 +87,12 @@ def test_reshape_target(
     assert dims.reshape_target(source, wanted) == target
 
 
+def test_a_dim_may_stay_open_beside_a_copied_one() -> None:
+    assert dims.reshape_target(("N", 2, "S"), ("N", "2*S", 1)) is None
+    assert dims.reshape_target(("N", 2, "S"), ("N", "2*S", 1), inferred=1) == [0, -1, 1]
+    assert dims.reshape_target(("N", 2, "S"), ("N", "2*S", 1), inferred=0) is None
+
+
 @pytest.mark.parametrize(
     ("larger", "smaller", "axes"),
     [
