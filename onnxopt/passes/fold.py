@@ -85,6 +85,8 @@ class _Run:
     refusals: dict[str, Refusal] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     exactness: Exactness = Exactness.EXACT
+    failed: set[ir.Node] = field(default_factory=set)
+    failures: dict[str, Refusal] = field(default_factory=dict)
 
     def round(self) -> bool:
         """One round; gives whether another could find more."""
@@ -109,13 +111,16 @@ class _Run:
     def _compute(self, scope: ir.Graph | ir.Function, budget: Budget) -> bool:
         """Compute what is constant; gives whether something came out that shapes may depend on."""
         placer = Placer(self.model)
-        plan = make_plan(scope, self.facts, budget, placer)
+        plan = make_plan(scope, self.facts, budget, placer, self.failed)
         evaluation = Evaluation(self.facts, _opsets(scope, self.model), self.model.ir_version or 8)
         evaluation.run(plan.groups)
-        for refusal in (*plan.refusals, *evaluation.refusals):
+        self.failures.update((refusal.node, refusal) for refusal in evaluation.refusals)
+        for refusal in (*plan.refusals, *self.failures.values()):
             self.refusals[refusal.node] = refusal
         self._place(plan, evaluation.tensors, placer)
-        return evaluation.by_runtime > 0
+        self.failed |= evaluation.failed
+        # Without the nodes that failed, what they were to be computed from can still be folded.
+        return evaluation.by_runtime > 0 or bool(evaluation.failed)
 
     def _place(self, plan: Plan, tensors: Tensors, placer: Placer) -> None:
         for value in (value for group in plan.groups for value in group.results):

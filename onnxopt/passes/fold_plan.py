@@ -8,7 +8,7 @@ and otherwise loses its largest result and is looked at again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -106,7 +106,7 @@ class Constants:
 
 
 def foldable(
-    nodes: Iterable[ir.Node], constants: Constants, refused: frozenset[ir.Node] = frozenset()
+    nodes: Iterable[ir.Node], constants: Constants, refused: Collection[ir.Node] = ()
 ) -> list[ir.Node]:
     """The nodes that can be computed now, in order; `constants.computed` gains their outputs."""
     found: list[ir.Node] = []
@@ -127,12 +127,18 @@ def in_order(scope: ir.Graph | ir.Function) -> Iterator[ir.Node]:
         yield node
 
 
-def make_plan(scope: ir.Graph | ir.Function, facts: Facts, budget: Budget, placer: Placer) -> Plan:
-    """What to fold within the budget, which is spent by that."""
+def make_plan(
+    scope: ir.Graph | ir.Function,
+    facts: Facts,
+    budget: Budget,
+    placer: Placer,
+    refused: Collection[ir.Node] = (),
+) -> Plan:
+    """What to fold within the budget, which is spent by that; `refused` nodes are left alone."""
     groups: list[Group] = []
     refusals: list[Refusal] = []
-    given_up: set[ir.Node] = set()
-    members = foldable(list(in_order(scope)), Constants(facts))
+    given_up = set(refused)
+    members = foldable(in_order(scope), Constants(facts), given_up)
     waiting = sorted(_groups(members, facts), key=lambda group: group.growth)
     while waiting:
         group = waiting.pop(0)
@@ -146,7 +152,7 @@ def make_plan(scope: ir.Graph | ir.Function, facts: Facts, budget: Budget, place
         if reason != _NO_TENSOR:
             refusals.append(Refusal("fold", label(culprit), reason))
         rest = [node for node in group.nodes if node not in given_up]
-        kept = foldable(rest, Constants(facts), frozenset(given_up))
+        kept = foldable(rest, Constants(facts), given_up)
         waiting = sorted([*_groups(kept, facts), *waiting], key=lambda each: each.growth)
     return Plan(tuple(groups), tuple(refusals))
 

@@ -70,8 +70,8 @@ def _reshape(place: Place, placer: Placer) -> bool:
         dims = place.facts.dims_of(source)
         constants = None if dims is None else reshape_target(dims, result, inferred)
         if constants is not None:
-            node.replace_input_with(0, source)
             _set_input(place, placer, 1, constants)
+            node.replace_input_with(0, source)
             node.attributes.pop("allowzero", None)
             return True
     return False
@@ -194,6 +194,9 @@ def _drop(place: Place) -> bool:
 
 
 def _set_input(place: Place, placer: Placer, index: int, numbers: Sequence[int]) -> None:
+    graph = place.node.graph
+    if graph is None or not placer.has_room(graph, ir.DataType.INT64):
+        raise Unknown("a place for the constant")
     old = place.input(index)
     name = f"{old.name if old is not None else place.node.name}_known"
     place.node.replace_input_with(index, placer.integers(numbers, place.node, name))

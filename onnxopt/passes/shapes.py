@@ -162,7 +162,7 @@ def _take(graph: ir.Graph, proto: onnx.GraphProto, found: dict[ir.Value, Annotat
     """Read the types and shapes in `proto` off for the values of the graph and its bodies."""
     types: dict[str, onnx.TypeProto] = {}
     for infos in (proto.value_info, proto.output, proto.input):
-        types.update((info.name, info.type) for info in infos if info.HasField("type"))
+        types.update((info.name, info.type) for info in infos if info.type.WhichOneof("value"))
     if not _is_main(graph):
         for value in graph.inputs:
             _annotate(value, types, found)
