@@ -30,8 +30,8 @@ check: $(VENV)/.ready-dev ## format, lint, types, tests, catalogue and wheel con
 	$(BIN)/python -m onnxopt.catalogue --check rules/README.md
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.ready-bench ## measure against other optimizers
-	$(BIN)/python -m tests.benchmarks
+bench: $(VENV)/.ready-bench ## SECTION=nodes or nothing: measure against other optimizers
+	$(BIN)/python -m tests.benchmarks $(SECTION)
 
 zoo: $(VENV)/.ready-dev ## fetch more real models into .zoo
 	$(BIN)/python models/fetch.py .zoo
