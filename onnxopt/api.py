@@ -298,7 +298,8 @@ def _feeds(prepared: ir.Model, options: Options, data: Any, batch: int) -> Any:
     if data is not None:
         return _data(data, prepared, batch)
     # The sizes the user chose are bound in the prepared model, where their names are gone.
-    return synthesize(prepared, seed=options.seed)
+    # Dims without a name must stay without: where they stand tells what they are.
+    return synthesize(shapes.declared_copy(prepared), seed=options.seed)
 
 
 def _data(data: Any, model: ir.Model, batch: int) -> Any:

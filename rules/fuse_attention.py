@@ -6,7 +6,7 @@ from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
 
 class FuseAttention(Rule):
-    """One Attention for Softmax(q · kᵀ · scale + mask) · v on heads apart: [batch, heads, length, size].
+    """One Attention for Softmax(q · kᵀ · scale + mask) · v, on [batch, heads, length, size].
 
     The scale may stand on the product, or in equal parts on q and kᵀ; the mask is added and may be
     missing. A transpose of k that also swaps heads and length stays in front as a Transpose.

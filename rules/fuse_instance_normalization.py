@@ -19,17 +19,13 @@ class FuseInstanceNormalization(Rule):
         "y = InstanceNormalization(x, s, b, epsilon=e)",
     )
 
-    def pattern(
-        self, op, x: Value, a: Const | None, b: Const | None, e: Const, s: Const, t: Const
-    ):
+    def pattern(self, op, x: Value, a: Const | None, b: Const | None, e: Const, s: Const, t: Const):
         mean = op.ReduceMean(x, a, keepdims=1).named("mean")
         centred = op.Sub(x, mean)
         square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
         variance = op.ReduceMean(square, b, keepdims=1).named("variance")
         deviation = op.Sqrt(op.Add(variance, e))
-        normal = op.either(
-            op.Div(centred, deviation), op.Mul(centred, op.Reciprocal(deviation))
-        )
+        normal = op.either(op.Div(centred, deviation), op.Mul(centred, op.Reciprocal(deviation)))
         return op.either(
             op.Add(op.Mul(normal, s), t),
             op.Div(centred, deviation),

@@ -21,9 +21,7 @@ class FuseLayerNormalization(Rule):
     )
     opsets = (17, None)
 
-    def pattern(
-        self, op, x: Value, a: Const | None, b: Const | None, e: Const, s: Value, t: Value
-    ):
+    def pattern(self, op, x: Value, a: Const | None, b: Const | None, e: Const, s: Value, t: Value):
         mean = op.ReduceMean(x, a, keepdims=1).named("mean")
         centred = op.Sub(x, mean)
         square = op.either(op.Pow(centred, 2.0), op.Mul(centred, centred))
@@ -57,4 +55,3 @@ class FuseLayerNormalization(Rule):
         return op.LayerNormalization(
             hit.x, scale, hit.t, axis=axes[0] - hit.x.rank, epsilon=hit.e.scalar
         )
-

@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 if importlib.util.find_spec("onnxopt_rules") is None:
+    folder = ROOT / "rules"
     spec = importlib.util.spec_from_file_location(
-        "onnxopt_rules", ROOT / "rules" / "__init__.py", submodule_search_locations=[str(ROOT / "rules")]
+        "onnxopt_rules", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -126,9 +126,9 @@ def attributes(node: onnx.NodeProto, known: dict[str, Any], opsets: dict[str, in
         value = onnx.helper.get_attribute_value(attribute)
         known_attribute = known_attributes.get(attribute.name)
         default = known_attribute.default_value if known_attribute is not None else None
-        if default is not None and default.name:
-            if value == onnx.helper.get_attribute_value(default):
-                continue
+        has_default = default is not None and bool(default.name)
+        if has_default and value == onnx.helper.get_attribute_value(default):
+            continue
         if isinstance(value, onnx.TensorProto):
             value = value.SerializeToString()
         if isinstance(value, float):

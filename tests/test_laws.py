@@ -57,9 +57,7 @@ class Maker:
 
     def node(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         names = [f"{self.name(op_type.lower())}_{index}" for index in range(outputs)]
-        self.nodes.append(
-            helper.make_node(op_type, list(inputs), names, names[0], **attributes)
-        )
+        self.nodes.append(helper.make_node(op_type, list(inputs), names, names[0], **attributes))
         return names[0]
 
     def pick(self) -> str:
@@ -108,9 +106,7 @@ class Maker:
 
     def pad(self, x: str) -> str:
         size = self.draw(st.integers(0, 1))
-        padded = self.node(
-            "Pad", x, self.constant([0, 0, size, size, 0, 0, size, size], np.int64)
-        )
+        padded = self.node("Pad", x, self.constant([0, 0, size, size, 0, 0, size, size], np.int64))
         if size == 0:
             return padded
         weight = self.constant(self.normal(CHANNELS, CHANNELS, 3, 3) * 0.2)
@@ -152,9 +148,7 @@ class Maker:
         return self.node("Mul", x, gate)
 
     def split(self, x: str) -> str:
-        first = self.node(
-            "Split", x, self.constant([1, CHANNELS - 1], np.int64), outputs=2, axis=1
-        )
+        first = self.node("Split", x, self.constant([1, CHANNELS - 1], np.int64), outputs=2, axis=1)
         return self.node("Concat", first, first[:-1] + "1", axis=1)
 
     def shape(self, x: str) -> str:
@@ -174,9 +168,7 @@ class Maker:
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in outputs],
             self.constants,
         )
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10
-        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 @st.composite

@@ -38,7 +38,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What a pass did. `hits` counts applications by rule or kind; `exactness` is the weakest fired."""
+    """What a pass did: `hits` by rule or kind, and the weakest `exactness` that fired."""
 
     changed: bool
     hits: Mapping[str, int] = field(default_factory=dict)

@@ -28,7 +28,7 @@ class CleanPass:
             ("unused nodes and initializers", common.RemoveUnusedNodesPass()),
             ("equal initializers", common.DeduplicateInitializersPass()),
             ("equal nodes", common.CommonSubexpressionEliminationPass()),
-            ("unused functions", common.RemoveUnusedFunctionsPass()),
+            ("unused functions", common.RemoveUnusedFunctionsPass()),  # type: ignore[no-untyped-call]
             ("order of nodes", common.TopologicalSortPass()),
         ]
         hits: dict[str, int] = {}

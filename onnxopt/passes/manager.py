@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxopt.config import Exactness
 from onnxopt.errors import OnnxoptError
 from onnxopt.passes import shapes
-from onnxopt.passes.base import Context, Pass, PassResult, Step
+from onnxopt.passes.base import Context, Pass, PassResult, Step, Verdict
 from onnxopt.passes.guard import Interface, checker_complaint
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(
     progress: Progress | None = None,
     again: Callable[[], ir.Model] | None = None,
 ) -> Outcome:
-    """Run `passes` over a copy of `model`; a pass that breaks a promise is undone, the rest goes on.
+    """Run `passes` over a copy of `model`; one that breaks a promise is undone, the rest goes on.
 
     Without `prove` only the interface is held. With it, the checker's word after each pass and
     parity at the end count too; where parity fails at the end, the passes are run again with a
@@ -124,7 +124,7 @@ class _Run:
         if result.changed and not fault:
             fault = self._fault(self._model, exactness)
         seconds = time.perf_counter() - started
-        verdict = "undone" if fault else "kept"
+        verdict: Verdict = "undone" if fault else "kept"
         self._steps.append(
             Step(
                 each.name, result.changed, dict(result.hits), result.refusals, verdict, fault,

@@ -127,9 +127,7 @@ class RewriteBuilder:
             raise Refused(f"{op_type} does not take {what} in opset {version}")
 
 
-def _attributes(
-    like: NodeView | None, op_type: str, given: dict[str, Any]
-) -> dict[str, ir.Attr]:
+def _attributes(like: NodeView | None, op_type: str, given: dict[str, Any]) -> dict[str, ir.Attr]:
     attributes: dict[str, ir.Attr] = {}
     if like is not None and like.op_type == op_type:
         attributes.update(like.node.attributes)
@@ -145,7 +143,9 @@ def _attribute(name: str, value: Any) -> ir.Attr:
         value = value.tolist()
     if isinstance(value, list | tuple):
         items = [item.item() if isinstance(item, np.generic) else item for item in value]
-        return ir.AttrInt64s(name, []) if not items else ir.convenience.convert_attribute(name, items)
+        return (
+            ir.AttrInt64s(name, []) if not items else ir.convenience.convert_attribute(name, items)
+        )
     if isinstance(value, ir.DataType):
         return ir.AttrInt64(name, int(value))
     return ir.convenience.convert_attribute(

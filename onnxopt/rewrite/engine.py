@@ -89,7 +89,7 @@ def run(
 
 
 def _graphs(model: ir.Model) -> list[ir.Graph]:
-    """Every graph that holds nodes, functions last; marks bodies with the opsets that hold there."""
+    """Every graph that holds nodes; each is marked with the opsets that hold there."""
     found: list[ir.Graph] = []
     tops = [(model.graph, model.graph.opset_imports)]
     tops += [(function.graph, function.opset_imports) for function in model.functions.values()]

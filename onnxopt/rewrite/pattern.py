@@ -137,7 +137,7 @@ _KINDS = {"Value": Value, "Const": Const, "Values": Values, "Attr": Attr}
 
 
 def _variable(name: str, annotation: Any) -> Variable:
-    """Read an annotation: `Value`, `Const`, `Const | None`, `Values` or `Attr`, as object or text."""
+    """Read `Value`, `Const`, `Const | None`, `Values` or `Attr`, given as an object or as text."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     if not text:
         text = str(annotation).replace("onnxopt.rewrite.pattern.", "")

@@ -51,9 +51,10 @@ class Rule(ABC):
     def rewrite(self, op: Any, hit: Any) -> Any:
         """What takes the place of the match.
 
-        `hit.require(condition, reason)` refuses with a reason the user reads; `hit.match(condition)`
-        says quietly that this is not the pattern. Returns an operand or new output for each root of
-        the pattern, or a dict from operands to their replacements. Must not edit the graph.
+        `hit.require(condition, reason)` refuses with a reason the user reads, and
+        `hit.match(condition)` says quietly that this is not the pattern. Returns an operand or new
+        output for each root of the pattern, or a dict from operands to their replacements. Must
+        not edit the graph.
         """
 
 

@@ -32,7 +32,8 @@ def test_equal_nodes_are_merged_but_random_ones_are_not() -> None:
 
 
 OLD = """<ir_version: {ir}, opset_import: ["" : 9]>
-g (float[2] x, float[2] w, float[2] v) => (float[2] y) <float[2] w = {{1, 2}}, float[2] v = {{3, 4}}>
+g (float[2] x, float[2] w, float[2] v) => (float[2] y)
+<float[2] w = {{1, 2}}, float[2] v = {{3, 4}}>
 {{ y = Add(x, w) }}"""
 
 

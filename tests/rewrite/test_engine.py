@@ -101,7 +101,9 @@ def test_a_chain_comes_to_rest_in_one_run() -> None:
 
 
 def test_output_names_survive_when_a_node_before_takes_over() -> None:
-    model, _ = applied("g (float[2] x) => (float[2] y) { a = Relu(x) y = Identity(a) }", DropIdentity())
+    model, _ = applied(
+        "g (float[2] x) => (float[2] y) { a = Relu(x) y = Identity(a) }", DropIdentity()
+    )
     assert ops_of(model) == ["Relu"] and model.graph.node[0].output[0] == "y"
 
 
@@ -267,7 +269,9 @@ class FuseGelu(_Rule):
 
 def test_an_op_that_the_opset_lacks_is_refused_and_never_emitted() -> None:
     header = '<ir_version: 8, opset_import: ["" : 17]>'
-    model, outcome = applied(f"{header} g (float[2] x) => (float[2] y) {{ y = Exp(x) }}", FuseGelu())
+    model, outcome = applied(
+        f"{header} g (float[2] x) => (float[2] y) {{ y = Exp(x) }}", FuseGelu()
+    )
     assert ops_of(model) == ["Exp"]
     assert outcome.refusals[0][2] == "Gelu is not in opset 17; --opset raises it"
 
