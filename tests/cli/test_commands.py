@@ -7,13 +7,16 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import report_samples
 from casefile import parse
 
+from onnxopt import api
 from onnxopt.cli.main import run
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -115,6 +118,17 @@ def test_a_pass_from_a_file_runs_under_the_same_proof(mlp: Path, ran: Any) -> No
     undone = [step["name"] for step in json.loads(out)["steps"] if step["verdict"] == "undone"]
     assert undone == ["wrong"]
     assert ran("validate", mlp, "out.onnx")[0] == 0
+
+
+def test_a_result_that_does_not_agree_is_an_error(
+    mlp: Path, ran: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = SimpleNamespace(report=report_samples.report(parity=report_samples.DIFFERS))
+    monkeypatch.setattr(api, "optimize", lambda *_, **__: failed)
+    code, out, err = ran("optimize", mlp, "-o", "out.onnx", "--json")
+    assert code == 1
+    assert json.loads(out)["parity"]["passed"] is False
+    assert "does not agree" in err
 
 
 def test_an_interrupt_leaves_no_file_behind(mlp: Path, ran: Any) -> None:
