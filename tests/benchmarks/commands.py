@@ -68,6 +68,12 @@ def section(models: Sequence[Model], ours: Tool, *, rounds: int = 3) -> Section:
         [_cells(model, rows[model.name]) for model in models],
         _summary(models, rows),
         {name: {tool: asdict(t) for tool, t in row.items()} for name, row in rows.items()},
+        [
+            f"{tool} failed on {name}: {times.failure}"
+            for name, row in rows.items()
+            for tool, times in row.items()
+            if times.failure and tool != AGAIN
+        ],
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.judge import MAX_GROWTH, agree, count_nodes, grew, outputs
+from tests.benchmarks.judge import MAX_GROWTH, SPARE_BYTES, agree, count_nodes, grew, outputs
 from tests.benchmarks.process import run
 from tests.benchmarks.tables import Section
 from tests.benchmarks.tools import RIVALS, Tool, onnxopt
@@ -34,44 +34,47 @@ class Outcome:
 
 def section(models: Sequence[Model], command: str | None = None) -> Section:
     """Optimize each model with every tool, check the result, and count its nodes."""
-    rows: list[list[str]] = []
-    data: dict[str, Any] = {}
-    behind: list[str] = []
-    for model in models:
-        tools = (onnxopt(command, freeze_inputs=model.overridable), *RIVALS)
-        found = _measure(model, tools)
-        data[model.name] = {name: [o.nodes, o.fault] for name, o in found.items()}
-        ours, *rivals = (outcome.counted for outcome in found.values())
-        best = min((count for count in rivals if count is not None), default=None)
-        if ours is None or (best is not None and ours > best):
-            behind.append(model.name)
-        before = f"{count_nodes(model.path)}"
-        frozen = "yes" if model.overridable else ""
-        rows.append([model.name, before, *map(str, found.values()), frozen])
-        print(model.name, *(f"{name} {o}" for name, o in found.items()), sep="  ")
-    rows = [[*row[:-1], "" if row[0] not in behind else "behind", row[-1]] for row in rows]
+    found = {model.name: _measure(model, command) for model in models}
+    behind = [name for name, outcomes in found.items() if _behind(outcomes)]
     names = [f">{tool.name}" for tool in (onnxopt(command), *RIVALS)]
     return Section(
         "Nodes",
         "Constant nodes are not counted, those in bodies and local functions are. A result counts "
         "where onnxruntime (optimizations off) gives the same outputs as before and the file is at "
-        f"most {MAX_GROWTH}x its size plus 64 kB; in brackets is why one does not. Where weights "
-        "may be overridden by a caller (frozen), onnxopt runs with `--freeze-inputs`, as the "
-        "others take them for constants.",
-        ("model", ">before", *names, "", "frozen"),
-        rows,
+        f"most {MAX_GROWTH}x its size plus {SPARE_BYTES // 1024} KiB; in brackets is why one does "
+        "not. Where weights may be overridden by a caller (frozen), onnxopt runs with "
+        "`--freeze-inputs`, as the others take them for constants.",
+        ("model", ">before", *names, "frozen"),
+        [_cells(model, found[model.name]) for model in models],
         {"models": f"{len(models)}", "behind the best rival": ", ".join(behind) or "none"},
-        data,
+        {
+            name: {tool: [outcome.nodes, outcome.fault] for tool, outcome in outcomes.items()}
+            for name, outcomes in found.items()
+        },
     )
 
 
-def _measure(model: Model, tools: Sequence[Tool]) -> dict[str, Outcome]:
+def _behind(outcomes: Mapping[str, Outcome]) -> bool:
+    """Whether our result does not count, or a rival's that counts has fewer nodes."""
+    ours, *rivals = (outcome.counted for outcome in outcomes.values())
+    return ours is None or any(count is not None and count < ours for count in rivals)
+
+
+def _cells(model: Model, outcomes: Mapping[str, Outcome]) -> list[str]:
+    before, frozen = f"{count_nodes(model.path)}", "yes" if model.overridable else ""
+    return [model.name, before, *map(str, outcomes.values()), frozen]
+
+
+def _measure(model: Model, command: str | None) -> dict[str, Outcome]:
     given = feed(model)
     try:
         expected: list[Any] | None = outputs(model.path, given)
     except Exception:  # onnxruntime's exceptions have no common base
         expected = None
-    return {tool.name: _outcome(tool, model, given, expected) for tool in tools}
+    tools = (onnxopt(command, freeze_inputs=model.overridable), *RIVALS)
+    found = {tool.name: _outcome(tool, model, given, expected) for tool in tools}
+    print(model.name, *(f"{name} {outcome}" for name, outcome in found.items()), sep="  ")
+    return found
 
 
 def _outcome(tool: Tool, model: Model, given: Any, expected: list[Any] | None) -> Outcome:

@@ -21,6 +21,7 @@ class Section:
     rows: Sequence[Sequence[str]]
     summary: Mapping[str, str]
     data: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
     def markdown(self) -> str:
         """The section as Markdown: the summary first, then the rows."""
@@ -28,6 +29,7 @@ class Section:
         if self.summary:
             parts.append(markdown(("", ">"), list(self.summary.items())))
         parts.append(markdown(self.columns, self.rows))
+        parts += ["\n".join(f"* {note}" for note in self.notes)] if self.notes else []
         return "\n\n".join(parts) + "\n"
 
 
