@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt import ops
@@ -200,7 +201,26 @@ def _is_computable(node: ir.Node, constants: Constants) -> bool:
         return False
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return False
-    return not _may_be_huge(node, constants.facts)
+    return not _may_be_huge(node, constants.facts) and not _may_trap(node)
+
+
+def _may_trap(node: ir.Node) -> bool:
+    """Whether an integer division could stop the process, as it does in onnxruntime."""
+    if node.op_type not in ("Div", "Mod") or len(node.inputs) != 2:
+        return False
+    dividend, divisor = map(ops.constant, node.inputs)
+    dtype = node.inputs[1].dtype if divisor is None and node.inputs[1] else None
+    if divisor is None:
+        # Once it has been computed there will be another look.
+        return dtype is None or dtype.is_integer()
+    if not divisor.dtype.is_integer():
+        return False
+    below = divisor.numpy()
+    if not np.all(below):
+        return True
+    if not divisor.dtype.is_signed() or not np.any(below == -1):
+        return False
+    return dividend is None or bool(np.any(dividend.numpy() == np.iinfo(below.dtype).min))
 
 
 def _may_be_huge(node: ir.Node, facts: Facts) -> bool:
