@@ -11,7 +11,7 @@ import numpy as np
 
 Verdict: TypeAlias = Literal["faster", "slower", "no measurable change"]
 
-MIN_ROUNDS = 3
+MIN_ROUNDS = 4
 """Fewer rounds than this can't tell a difference from chance."""
 
 MIN_FLOOR = math.log(1.01)

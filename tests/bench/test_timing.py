@@ -150,7 +150,7 @@ def test_a_model_too_slow_for_the_time_gets_no_verdict_and_a_word(machines: Any)
     _, paths = machines(30_000.0, 5.0)
     found = bench(paths, feeds=[FEED], seconds=5)
     assert found.comparisons[0].verdict == "no measurable change"
-    assert "1 of the 3 rounds" in found.notes[0]
+    assert "1 of the 4 rounds" in found.notes[0]
 
 
 def test_the_calls_of_a_block_are_the_same_for_every_side(machines: Any) -> None:
