@@ -54,11 +54,15 @@ class Editor:
         assert graph is not None
         site = found.root.outputs[0].name or ""
         edit = _Edit(self, graph, rule, found)
+        stand_ins = list(found.stand_ins())
         replacements = [edit.replace(old, new) for old, new in pairs]
+        answers = {item.old: item.new for item in replacements}
+        asked = [(old, Operand(answers[root])) for old, root in stand_ins if root in answers]
+        replacements += [edit.replace(old, answer) for old, answer in asked]
         freed = [old.producer() for old, _ in pairs]
         removals = edit.remove_dead([*found.nodes, *(node for node in freed if node)])
         edit.settle_names()
-        if isinstance(result, dict) or len(pairs) > 1:
+        if isinstance(result, dict) or len(replacements) > 1:
             # What is replaced, or read, may stand after the root.
             self._unsorted[graph] = None
         entry = Entry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ from onnxopt.rewrite.pattern import (
 
 Bindings = dict[Any, Any]
 Goal = tuple[Any, Any]
+
+_FAR = 200
+"""How many nodes a search downstream may see before it gives up."""
 
 
 class Match:
@@ -49,6 +52,15 @@ class Match:
     def nodes(self) -> list[ir.Node]:
         """The matched nodes, roots first."""
         return [self.bindings[node] for node in self.pattern.nodes if node in self.bindings]
+
+    def stand_ins(self) -> Iterator[tuple[ir.Value, ir.Value]]:
+        """Values that vanish although something asks for their shape, each with who can answer."""
+        matched = set(self.nodes)
+        for value in _vanishing(self.pattern, self.bindings):
+            if any(use.node not in matched for use in value.uses()):
+                root = stand_in(self.pattern, self.bindings, value)
+                if root is not None:
+                    yield value, root
 
     @property
     def roots(self) -> list[ir.Value]:
@@ -237,18 +249,54 @@ def _other_root(root: OutputPattern, bindings: Bindings) -> Bindings | None:
 
 
 def _private(pattern: Pattern, bindings: Bindings) -> bool:
-    """Whether nobody outside of the match reads what would vanish, all in one graph."""
-    present = [item for item in pattern.nodes if item in bindings]
-    matched = {bindings[item] for item in present}
+    """Whether nobody outside of the match reads what would vanish, all in one graph.
+
+    Who asks for the shape only may ask a root that has the same.
+    """
+    matched = {bindings[item] for item in pattern.nodes if item in bindings}
     if len({id(node.graph) for node in matched}) != 1:
         return False
-    replaced = {(root.node, root.index) for root in pattern.roots}
-    for item in present:
-        if item.is_shared:
-            continue
-        for index, value in enumerate(bindings[item].outputs):
-            if (item, index) in replaced:
-                continue
-            if value.is_graph_output() or any(use.node not in matched for use in value.uses()):
-                return False
-    return True
+    return all(
+        not value.is_graph_output() and _has_stand_in(pattern, bindings, value, matched)
+        for value in _vanishing(pattern, bindings)
+        if value.is_graph_output() or any(use.node not in matched for use in value.uses())
+    )
+
+
+def _vanishing(pattern: Pattern, bindings: Bindings) -> Iterator[ir.Value]:
+    """The values inside the match that no root and no shared node gives."""
+    roots = {(root.node, root.index) for root in pattern.roots}
+    for item in pattern.nodes:
+        if item in bindings and not item.is_shared:
+            outputs = enumerate(bindings[item].outputs)
+            yield from (value for index, value in outputs if (item, index) not in roots)
+
+
+def _has_stand_in(
+    pattern: Pattern, bindings: Bindings, value: ir.Value, matched: set[ir.Node]
+) -> bool:
+    """Whether all outside readers ask for the shape, and a root can answer them as well."""
+    if stand_in(pattern, bindings, value) is None:
+        return False
+    outside = [use.node for use in value.uses() if use.node not in matched]
+    return all(ops.is_standard(node, *ops.SHAPE_ONLY) for node in outside) and not any(
+        _leads_to(node, matched) for node in outside
+    )
+
+
+def stand_in(pattern: Pattern, bindings: Bindings, value: ir.Value) -> ir.Value | None:
+    """The root of the match that provably has the shape of the value, if there is one."""
+    roots = [bindings[root.node].outputs[root.index] for root in pattern.roots]
+    return next((root for root in roots if Operand(root).same_shape(Operand(value))), None)
+
+
+def _leads_to(node: ir.Node, targets: set[ir.Node]) -> bool:
+    """Whether one of `targets` reads what comes of the node; True where that is a long search."""
+    seen, stack = {node}, [node]
+    while stack and len(seen) < _FAR:
+        new = {use.node for value in stack.pop().outputs for use in value.uses()} - seen
+        if new & targets:
+            return True
+        seen |= new
+        stack += new
+    return bool(stack)

@@ -298,3 +298,75 @@ def test_a_pattern_with_a_wrong_annotation_is_named() -> None:
 
     with pytest.raises(RuleError, match="rule wrong: the pattern parameter 'x'"):
         compile_rule(Wrong())
+
+
+class HalveTwice(_Rule):
+    """Two halvings as one quarter."""
+
+    def pattern(self, op: Any, x: Value) -> Any:
+        return op.Mul(op.Mul(x, 0.5), 0.5)
+
+    def rewrite(self, op: Any, hit: Any) -> Any:
+        return op.Mul(hit.x, op.const(0.25, dtype=hit.x.dtype))
+
+
+def inferred(text: str, rule: Rule) -> onnx.ModelProto:
+    model = ir.from_proto(parse(text))
+    shapes.infer(model)
+    run(model, [[compile_rule(rule)]])
+    return ir.to_proto(model)
+
+
+def test_who_asks_a_vanishing_value_for_its_shape_asks_the_result() -> None:
+    after = inferred(
+        "g (float[N,4] x) => (float[N,4] y, int64[2] s) <float h = {0.5}>"
+        "{ a = Mul(x, h) s = Shape(a) y = Mul(a, h) }",
+        HalveTwice(),
+    )
+    assert [(node.op_type, node.input[0]) for node in after.graph.node] == [
+        ("Mul", "x"),
+        ("Shape", "y"),
+    ]
+
+
+def test_a_result_made_with_the_shape_can_not_be_asked_for_it() -> None:
+    after = inferred(
+        "g (float[N,4] x) => (float[N,4] y) <float h = {0.5}, int64 first = {0}>"
+        "{ a = Mul(x, h) s = Shape(a) n = Gather(s, first) f = Cast<to = 1>(n) b = Mul(a, f)"
+        " c = Mul(b, h) y = Mul(c, h) }",
+        HalveTwiceBut(),
+    )
+    assert [node.op_type for node in after.graph.node].count("Mul") == 4
+
+
+class HalveTwiceBut(_Rule):
+    """Two halvings with a factor of any kind between them."""
+
+    def pattern(self, op: Any, x: Value, f: Value) -> Any:
+        return op.Mul(op.Mul(op.Mul(x, 0.5), f), 0.5)
+
+    def rewrite(self, op: Any, hit: Any) -> Any:
+        return op.Mul(op.Mul(hit.x, hit.f), op.const(0.25, dtype=hit.x.dtype))
+
+
+class SwapTwins(_Rule):
+    """Every reader of a Neg reads a new one, whatever stands where."""
+
+    def pattern(self, op: Any, x: Value) -> Any:
+        return op.Exp(x)
+
+    def rewrite(self, op: Any, hit: Any) -> Any:
+        twins = [node.output for node in hit.x.readers if node.is_op("Neg")]
+        hit.match(len(twins) > 1)
+        return dict.fromkeys(twins, op.Neg(hit.x))
+
+
+def test_one_new_value_for_two_outputs_keeps_both_names() -> None:
+    after, _ = applied(
+        "g (float[2] x) => (float[2] p, float[2] q, float[2] e)"
+        " { e = Exp(x) p = Neg(x) q = Neg(x) }",
+        SwapTwins(),
+    )
+    assert [value.name for value in after.graph.output] == ["p", "q", "e"]
+    onnx.checker.check_model(after, full_check=True)
+    assert sorted(node.op_type for node in after.graph.node) == ["Exp", "Identity", "Neg"]
