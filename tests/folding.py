@@ -56,12 +56,21 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def same_answers(source: str | onnx.ModelProto, folded: onnx.ModelProto, *feeds: Feeds) -> None:
-    """Check that both models are valid and give the same bits for all the feeds."""
+    """Check that the folded model is as valid as the other and gives the same bits for all feeds."""
     proto = parse(source) if isinstance(source, str) else source
-    onnx.checker.check_model(folded, full_check=True)
+    if _is_valid(proto):
+        onnx.checker.check_model(folded, full_check=True)
     before = Session.open(proto, optimize=False, threads=1)
     after = Session.open(folded, optimize=False, threads=1)
     for feed in feeds or ({},):
         for wanted, found in zip(before.run(feed), after.run(feed), strict=True):
             assert wanted.dtype == found.dtype and wanted.shape == found.shape
             np.testing.assert_array_equal(wanted, found)
+
+
+def _is_valid(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return False
+    return True

@@ -18,7 +18,7 @@ from onnxopt.config import Exactness
 from onnxopt.passes import shapes
 from onnxopt.passes.base import Context, PassResult, Refusal
 from onnxopt.passes.fold_evaluate import Evaluation, Tensors
-from onnxopt.passes.fold_place import Placer, sweep
+from onnxopt.passes.fold_place import Placer, release, sweep
 from onnxopt.passes.fold_plan import Budget, Constants, Plan, foldable, human, in_order, make_plan
 from onnxopt.passes.fold_symbolic import simplify
 from onnxopt.passes.fold_twins import merge_twins
@@ -139,11 +139,11 @@ class _Run:
         placer = Placer(self.model)
         opset = _opsets(scope, self.model).get("", 1)
         for node in list(in_order(scope)):
-            read = [value.producer() for value in node.inputs if value is not None]
-            if not simplify(node, self.facts, opset, placer):
-                continue
-            self.hits[f"{node.op_type} of known shape"] += 1
-            sweep([node, *(producer for producer in read if producer is not None)])
+            read = tuple(node.inputs)
+            if simplify(node, self.facts, opset, placer):
+                self.hits[f"{node.op_type} of known shape"] += 1
+                sweep([node])
+                release(read)
 
     def _merge(self, scope: ir.Graph | ir.Function) -> None:
         freed = merge_twins(scope, self.facts)
@@ -158,9 +158,9 @@ class _Run:
             if branch is None:
                 continue
             inliner = inliner or Inliner(self.model)
-            read = [value.producer() for value in node.inputs if value is not None]
+            read = tuple(node.inputs)
             inliner.inline(node, branch)
-            sweep(producer for producer in read if producer is not None)
+            release(read)
             self.hits["If inlined"] += 1
         return inliner is not None
 

@@ -125,6 +125,16 @@ def sweep(nodes: Iterable[ir.Node]) -> int:
     return removed
 
 
+def release(values: Iterable[ir.Value | None]) -> None:
+    """Remove what gave the values, as far as nothing reads them any more."""
+    for value in values:
+        producer = None if value is None else value.producer()
+        if producer is not None:
+            sweep([producer])
+        elif value is not None:
+            _drop_if_unread(value)
+
+
 def _detach(node: ir.Node) -> list[ir.Value]:
     """What the node and its bodies read; none of them reads it any more."""
     inner = [each for body in ops.subgraphs(node) for each in body.all_nodes()]
