@@ -116,6 +116,11 @@ def optimize(
         enable=tuple(enable),
         seed=seed,
     )  # fmt: skip
+    if tuple(providers) != (CPU,):
+        # Known names cost nothing; a wrong one must not be found out after the work.
+        from onnxopt.runtime.providers import resolve
+
+        resolve(providers)
     pipeline = pipelines.optimize(options, passes)
     original = io.load(model)
     if output is not None:
