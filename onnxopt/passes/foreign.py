@@ -26,6 +26,7 @@ from onnxopt.passes.foreign_restore import restore, with_listed
 from onnxopt.passes.foreign_result import (
     INITIALIZERS_STAND_ALONE,
     fingerprint,
+    raised_past_listing,
     replace_contents,
 )
 from onnxopt.passes.foreign_tensors import same_tensor
@@ -294,6 +295,9 @@ def _put_back(original: ir.Model, result: ir.Model) -> None:
     result.producer_version = original.producer_version
     result.graph.name = original.graph.name
     _put_back_initializers(original.graph, result.graph)
+    if raised_past_listing(original, result.ir_version):
+        inputs = result.graph.inputs
+        inputs[:] = [value for value in inputs if not value.is_initializer()]
     if (result.ir_version or 0) < INITIALIZERS_STAND_ALONE:
         for graph in (result.graph, *result.graph.subgraphs()):
             _store_in_nodes(graph)

@@ -17,7 +17,7 @@ from onnxopt.passes.foreign_attributes import export_attribute
 from onnxopt.passes.foreign_graph import StoredValues, SurgeonFunction
 from onnxopt.passes.foreign_import import surgeon_shape, surgeon_type
 from onnxopt.passes.foreign_restore import NodeIndex, values_of, with_listed
-from onnxopt.passes.foreign_result import INITIALIZERS_STAND_ALONE
+from onnxopt.passes.foreign_result import INITIALIZERS_STAND_ALONE, raised_past_listing
 from onnxopt.passes.foreign_tensors import ir_dtype, new_tensor, same_tensor
 
 
@@ -35,6 +35,8 @@ def export_model(surgeon: Any, original: ir.Model) -> ir.Model:
     ir_version = original.ir_version if surgeon.ir_version is None else surgeon.ir_version
     graph = _Exporter(homes, ir_version).graph(scope)
     graph.opset_imports.update(_opset_imports(surgeon))
+    if raised_past_listing(original, ir_version):
+        graph.inputs[:] = [value for value in graph.inputs if not value.is_initializer()]
     functions = [_export_function(item, original) for item in surgeon.functions]
     return ir.Model(
         graph,

@@ -10,6 +10,12 @@ INITIALIZERS_STAND_ALONE = 4
 """The IR version from which an initializer need not be listed as a graph input."""
 
 
+def raised_past_listing(original: ir.Model, ir_version: int | None) -> bool:
+    """Whether a new IR version would make inputs of initializers that nobody could feed before."""
+    old = (original.ir_version or INITIALIZERS_STAND_ALONE) < INITIALIZERS_STAND_ALONE
+    return old and (ir_version or 0) >= INITIALIZERS_STAND_ALONE
+
+
 def replace_contents(model: ir.Model, result: ir.Model) -> None:
     """Let `model` hold everything that `result` holds; `result` must not be used after it."""
     model.graph = result.graph

@@ -450,6 +450,19 @@ def test_below_ir_4_a_listed_initializer_is_a_constant_and_new_ones_are_nodes() 
     onnx.checker.check_model(io.to_proto(model))
 
 
+@pytest.mark.parametrize("kind", ["graphsurgeon", "onnx"])
+def test_raising_the_ir_version_makes_no_inputs_of_constants(kind: str) -> None:
+    def raise_versions(it) -> None:
+        it.ir_version = 8
+        (it.opset_import if kind == "onnx" else it.import_domains)[0].version = 9
+
+    model = overridable_model(3)
+    foreign_pass(raise_versions, kind=kind).run(model, Context())
+    assert model.ir_version == 8
+    assert [value.name for value in model.graph.inputs] == ["x", "z"]
+    assert list(model.graph.initializers) == ["w"]
+
+
 def test_a_constant_that_the_graph_gives_out_is_a_node() -> None:
     model = parse("g (float[1] x) => (float[N] y) <float[2] a = {1, 2}> { y = Neg(a) }")
     run(lambda graph: graph.fold_constants().cleanup(), model)
