@@ -41,6 +41,8 @@ __all__ = [
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
+_ENCODING = "names, documentation and metadata must be in UTF-8; export the model again"
+
 MODEL = "onnxopt.model"
 """Key in the `meta` of a model's main graph: its `Origin`."""
 
@@ -210,7 +212,10 @@ def _origin(model: ir.Model) -> Origin | None:
 
 def _written(model: ir.Model) -> Written:
     origin = _origin(model)
-    return write_model(model, origin.proto if origin is not None else None)
+    try:
+        return write_model(model, origin.proto if origin is not None else None)
+    except UnicodeError as error:
+        raise BadModel(f"a text in the model is not UTF-8: {error}", hint=_ENCODING) from error
 
 
 def _read(
@@ -233,7 +238,11 @@ def _read(
             )
         return region
 
-    model = read_model(proto, find)
+    try:
+        model = read_model(proto, find)
+    except (TypeError, UnicodeError) as error:
+        # Text that is not UTF-8 comes as bytes, which the IR refuses in many places.
+        raise BadModel(f"the model can't be read: {error}", hint=_ENCODING) from error
     stores = (*([store] if store is not None else []), *files.stores.values())
     model.graph.meta[MODEL] = Origin(proto, path, stores, tuple(files.stores))
     return model

@@ -9,12 +9,13 @@ back what the IR has no place for. `meta` survives `ir.Model.clone()`.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
+from onnxopt.attributes import SIMPLE, ReadAttr, read_props, read_text, refuse_bytes
 from onnxopt.errors import BadModel
 from onnxopt.order import describe, sort_model
 from onnxopt.tensors import DTYPES, Region, SparseTensor, StoredTensor
@@ -27,36 +28,6 @@ Find = Callable[[onnx.TensorProto], Region | None]
 _Scope = dict[str, ir.Value]
 _EXPORT_AGAIN = "onnxruntime would refuse it too; export the model again"
 _KINDS = {kind.value: kind for kind in ir.AttributeType}
-# A tree ensemble has hundreds of thousands of numbers, which few look at.
-_LISTS = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
-
-
-class ReadAttr(ir.Attr):
-    """An attribute with the proto it was read from, which holds all that it means."""
-
-    __slots__ = ("_list", "proto")
-
-    def __init__(
-        self,
-        proto: onnx.AttributeProto,
-        kind: ir.AttributeType,
-        value: Any,
-        reference: str | None = None,
-    ) -> None:
-        doc = proto.doc_string if proto.HasField("doc_string") else None
-        lazy = kind in _LISTS
-        super().__init__(proto.name, kind, None if lazy else value, reference, doc_string=doc)
-        self.proto = proto
-        self._list = value if lazy else None
-
-    @property
-    def value(self) -> Any:
-        """The value; lists of numbers are taken from the proto when they are first asked for."""
-        if self._list is None:
-            return super().value
-        if not isinstance(self._list, tuple):
-            self._list = tuple(self._list)
-        return self._list
 
 
 def read_model(proto: onnx.ModelProto, find: Find) -> ir.Model:
@@ -115,13 +86,13 @@ class _Reader:
         return ir.Model(
             graph,
             ir_version=proto.ir_version,
-            producer_name=_text(proto, "producer_name"),
-            producer_version=_text(proto, "producer_version"),
-            domain=_text(proto, "domain"),
+            producer_name=read_text(proto, "producer_name"),
+            producer_version=read_text(proto, "producer_version"),
+            domain=read_text(proto, "domain"),
             model_version=proto.model_version if proto.HasField("model_version") else None,
-            doc_string=_text(proto, "doc_string"),
+            doc_string=read_text(proto, "doc_string"),
             functions=functions,
-            metadata_props=_props(proto.metadata_props),
+            metadata_props=read_props(proto.metadata_props),
             device_configurations=tuple(
                 ir.serde.deserialize_model_configuration(entry) for entry in proto.configuration
             ),
@@ -138,14 +109,15 @@ class _Reader:
         constants = self._constants(proto, values, infos)
         scopes = [*outer, values]
         nodes = [self.node(node, scopes, infos) for node in proto.node]
+        refuse_bytes([*values, *_texts(proto.node)])
         graph = ir.Graph(
             inputs,
             [self._output(info, values) for info in proto.output],
             nodes=nodes,
             initializers=constants,
-            doc_string=_text(proto, "doc_string"),
-            name=_text(proto, "name"),
-            metadata_props=_props(proto.metadata_props),
+            doc_string=read_text(proto, "doc_string"),
+            name=read_text(proto, "name"),
+            metadata_props=read_props(proto.metadata_props),
         )
         graph.meta[GRAPH] = proto
         return graph
@@ -160,17 +132,19 @@ class _Reader:
             if name in infos:
                 self.info(infos[name], value)
         nodes = [self.node(node, [values], infos) for node in proto.node]
+        refuse_bytes([*values, *_texts(proto.node)])
         for name in proto.output:
             if name not in values:
-                raise _UnknownNameError(f"nothing makes {name!r}, output of function {proto.name!r}")
+                what = f"nothing makes {name!r}, the output of function {proto.name!r}"
+                raise _UnknownNameError(what)
         graph = ir.Graph(
             inputs,
             [values[name] for name in proto.output],
             nodes=nodes,
-            doc_string=_text(proto, "doc_string"),
+            doc_string=read_text(proto, "doc_string"),
             opset_imports={entry.domain: entry.version for entry in proto.opset_import},
             name=proto.name,
-            metadata_props=_props(proto.metadata_props),
+            metadata_props=read_props(proto.metadata_props),
         )
         graph.meta[GRAPH] = proto
         attributes: list[ir.Attr] = []
@@ -217,17 +191,17 @@ class _Reader:
             overload=proto.overload,
             outputs=outputs,
             name=proto.name,
-            doc_string=_text(proto, "doc_string"),
-            metadata_props=_props(proto.metadata_props),
+            doc_string=read_text(proto, "doc_string"),
+            metadata_props=read_props(proto.metadata_props),
             device_configurations=devices,
         )
 
     def info(self, info: onnx.ValueInfoProto, value: ir.Value) -> None:
         """Write what a ValueInfoProto says to the value."""
         value.type, value.shape = self._type(info.type)
-        value.doc_string = _text(info, "doc_string")
+        value.doc_string = read_text(info, "doc_string")
         if info.metadata_props:
-            value.metadata_props.update((entry.key, entry.value) for entry in info.metadata_props)
+            value.metadata_props.update(read_props(info.metadata_props) or {})
 
     def _constants(
         self,
@@ -275,11 +249,14 @@ class _Reader:
             )
         shape = ir.Shape(proto.dims, frozen=True)
         if dtype is ir.DataType.STRING and proto.data_location != onnx.TensorProto.EXTERNAL:
-            doc = _text(proto, "doc_string")
-            props = _props(proto.metadata_props)
-            strings = proto.string_data
+            doc = read_text(proto, "doc_string")
+            props = read_props(proto.metadata_props)
             return ir.StringTensor(
-                strings, shape=shape, name=proto.name, doc_string=doc, metadata_props=props
+                proto.string_data,
+                shape=shape,
+                name=proto.name,
+                doc_string=doc,
+                metadata_props=props,
             )
         return StoredTensor(proto, self._find(proto), dtype, shape)
 
@@ -287,7 +264,7 @@ class _Reader:
         kind = _KINDS.get(proto.type, ir.AttributeType.UNDEFINED)
         if proto.HasField("ref_attr_name"):
             return ReadAttr(proto, kind, None, proto.ref_attr_name)
-        read = _SIMPLE.get(kind)
+        read = SIMPLE.get(kind)
         if read is not None:
             return ReadAttr(proto, kind, read(proto))
         value: Any = None
@@ -352,27 +329,6 @@ class _Reader:
         )
 
 
-_SIMPLE: dict[ir.AttributeType, Callable[[onnx.AttributeProto], Any]] = {
-    ir.AttributeType.INT: lambda proto: proto.i,
-    ir.AttributeType.FLOAT: lambda proto: proto.f,
-    ir.AttributeType.STRING: lambda proto: _decoded(proto.s),
-    ir.AttributeType.INTS: lambda proto: proto.ints,
-    ir.AttributeType.FLOATS: lambda proto: proto.floats,
-    ir.AttributeType.STRINGS: lambda proto: [_decoded(text) for text in proto.strings],
-    ir.AttributeType.SPARSE_TENSOR: lambda proto: proto.sparse_tensor,
-    ir.AttributeType.SPARSE_TENSORS: lambda proto: proto.sparse_tensors,
-    ir.AttributeType.UNDEFINED: lambda proto: None,
-}
-
-
-def _decoded(text: bytes) -> Any:
-    # Custom ops store what they like in strings; the IR takes bytes there too.
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError:
-        return text
-
-
 def _captured(name: str, scopes: Sequence[_Scope], proto: onnx.NodeProto) -> ir.Value:
     for values in reversed(scopes[:-1]):
         if name in values:
@@ -380,12 +336,9 @@ def _captured(name: str, scopes: Sequence[_Scope], proto: onnx.NodeProto) -> ir.
     raise _UnknownNameError(f"node {describe(proto)} reads {name!r}, which nothing makes")
 
 
-def _text(proto: Any, field: str) -> str | None:
-    return getattr(proto, field) if proto.HasField(field) else None
-
-
-def _props(entries: Sequence[onnx.StringStringEntryProto]) -> dict[str, str] | None:
-    return {entry.key: entry.value for entry in entries} if entries else None
+def _texts(nodes: Sequence[onnx.NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain)
 
 
 def _refuse_twins(names: Iterable[str], what: str) -> None:

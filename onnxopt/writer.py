@@ -20,8 +20,9 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt import setaside, wire
+from onnxopt.attributes import ReadAttr
 from onnxopt.errors import BadModel
-from onnxopt.reader import GRAPH, ReadAttr, read_node
+from onnxopt.reader import GRAPH, read_node
 from onnxopt.tensors import SparseTensor, StoredTensor
 
 FUNCTION_INFOS = 10
@@ -132,7 +133,7 @@ class _Writer:
         out.input.extend([_name(value) for value in function.inputs])
         out.output.extend([_name(value) for value in function.outputs])
         for attribute in function.attributes.values():
-            if attribute.type is ir.AttributeType.UNDEFINED and attribute.value is None:
+            if attribute.value is None and not isinstance(attribute, ReadAttr):
                 out.attribute.append(attribute.name)
             else:
                 _write_attribute(attribute, out.attribute_proto.add())

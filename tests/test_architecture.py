@@ -18,7 +18,7 @@ PACKAGE = ROOT / "onnxopt"
 LAYERS = [
     {"errors", "config", "_lazy"},
     {"ops"},
-    {"wire", "tensors", "order", "atomic"},
+    {"wire", "tensors", "order", "atomic", "attributes"},
     {"reader"},
     {"setaside"},
     {"parse", "writer"},

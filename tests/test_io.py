@@ -241,6 +241,12 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         graph(lambda g: g.output.append(helper.make_tensor_value_info("ghost", FLOAT, None))),
         "nothing makes the graph output 'ghost'",
     ),
+    "a name that is not UTF-8": (
+        lambda folder: folder.joinpath("model.onnx").write_bytes(
+            folder.joinpath("model.onnx").read_bytes().replace(b"y_b", b"y_\xff")
+        ),
+        "is not UTF-8",
+    ),
     "an unknown element type": (
         graph(lambda g: setattr(g.initializer[0], "data_type", 99)),
         "unknown element type 99",

@@ -76,6 +76,11 @@ def two_functions_of_an_old_exporter(model: onnx.ModelProto) -> None:
     model.graph.value_info.append(helper.make_tensor_value_info("d::F/b", FLOAT, [2]))
 
 
+def function_default_without_a_type(model: onnx.ModelProto) -> None:
+    two_functions_of_an_old_exporter(model)
+    model.functions[0].attribute_proto.add(name="gain", f=2.0)
+
+
 def output_of_map_type(model: onnx.ModelProto) -> None:
     tensor = helper.make_tensor_type_proto(FLOAT, [])
     kind = helper.make_sequence_type_proto(helper.make_map_type_proto(7, tensor))
@@ -164,6 +169,7 @@ ODDITIES: dict[str, Change] = {
     "an initializer in a body described": lambda m: (
         m.graph.node[2].attribute[0].g.value_info.append(info("c", "n"))
     ),
+    "a default of a function without a type": function_default_without_a_type,
     "functions before IR 10": two_functions_of_an_old_exporter,
     "an empty graph": lambda m: m.graph.Clear() or m.graph.SetInParent(),
     "no nodes": lambda m: (m.graph.ClearField("node"), m.graph.ClearField("output")),
