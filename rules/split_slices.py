@@ -33,7 +33,8 @@ class SplitSlices(Rule):
         whole = [start for _, start, _ in ordered] == ends[:-1] and ends[-1] == hit.x.dim(mine[0])
         hit.match(len(parts) > 1 and whole and parts[mine] == hit.root.output)
         sizes = [end - start for _, start, end in ordered]
-        operands, written = [hit.x], {"axis": mine[0]}
+        operands: list[Any] = [hit.x]
+        written: dict[str, Any] = {"axis": mine[0]}
         if op.opset >= 13:
             operands.append(op.ints(sizes))
         else:
