@@ -27,7 +27,7 @@ from onnxopt.passes.propagate import Facts, roots, within
 from onnxopt.passes.refute import forced_branches
 
 MOST_ROUNDS = 12
-LEAST_BUDGET = 4096
+LEAST_BUDGET = 1024
 """Bytes that folding may add to however small a model."""
 
 GROWN = "onnxopt.grown"

@@ -103,8 +103,8 @@ def _constant_dtypes(opset: int) -> frozenset[ir.DataType]:
 def sweep(nodes: Iterable[ir.Node]) -> int:
     """Remove those of the nodes that nothing reads, and what only they read; gives their number.
 
-    Initializers that lose their last reader go too, unless they are graph inputs or outputs.
-    Constant nodes are not counted.
+    Initializers that lose their last reader go too, unless a caller may override them or the graph
+    gives them out. Constant nodes are not counted.
     """
     waiting = list(nodes)
     removed = 0
@@ -149,7 +149,10 @@ def _detach(node: ir.Node) -> list[ir.Value]:
 
 def _drop_if_unread(value: ir.Value) -> None:
     graph = value.graph
-    if graph is None or value.uses() or value.is_graph_input() or value.is_graph_output():
+    if graph is None or value.uses() or value.is_graph_output() or not ops.is_constant(value):
         return
+    if value.is_graph_input():
+        # It was only listed, as every initializer had to be below IR version 4.
+        graph.inputs.remove(value)
     if value.is_initializer() and value.name is not None:
         del graph.initializers[value.name]
