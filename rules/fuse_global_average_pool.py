@@ -7,7 +7,7 @@ class FuseGlobalAveragePool(Rule):
     """One GlobalAveragePool for a ReduceMean over every axis but the first two, dims kept.
 
     onnxruntime has a fast kernel for it in its blocked layout. Where the dims are not kept the
-    ReduceMean stays: the pool would need a Reshape behind it. So do the means of a layer
+    ReduceMean stays: the pool would need a Reshape behind it. So do the means of a layer or RMS
     normalization in pieces, which onnxruntime fuses.
     Source: ONNX operators ReduceMean and GlobalAveragePool; PyTorch's mean([2, 3], keepdim=True).
     """
@@ -30,10 +30,8 @@ class FuseGlobalAveragePool(Rule):
 
 
 def _normalizes(hit) -> bool:
-    """Whether the mean is taken off its data, or is one of squared differences."""
+    """Whether the mean is taken off its data, or is one of squares."""
     square = hit.x.producer
     if square is not None and square.is_op("Pow", "Mul"):
-        base = square.input(0).producer
-        if base is not None and base.is_op("Sub"):
-            return True
+        return True
     return any(reader.is_op("Sub") for reader in hit.mean.output.readers)
