@@ -1,6 +1,9 @@
 """Gemm from a product of matrices, a sum, and transposed operands."""
 
-from onnxopt.rewrite import Exactness, Example, Rule, Value, dims
+from typing import Any
+
+from onnxopt.rewrite import Const, Exactness, Example, Rule, Value, dims
+from onnxopt.rewrite.affine import Array, folded, wide_array
 from onnxopt.rewrite.dense import FLOATS
 
 
@@ -21,6 +24,26 @@ class FuseGemm(Rule):
         hit.match(hit.x.rank == 2 and hit.w.rank == 2 and hit.x.dtype in FLOATS)
         hit.match(dims.stretches_to(hit.c, hit.product.output))
         return op.Gemm(hit.x, hit.w, hit.c, like=hit.product, beta=None)
+
+
+class FuseGemmSum(Rule):
+    """Let one Gemm add its product to that of another, with one bias for both.
+
+    Source: the gates of a recurrent cell, written out.
+    """
+
+    exactness = Exactness.CLOSE
+    example = Example("y = Add(Gemm(x, w, b), Gemm(z, u, c))", "y = Gemm(x, w, Gemm(z, u, b + c))")
+
+    def pattern(self, op, x: Value, w: Value, b: Const, z: Value, u: Value, c: Const):
+        return op.Add(op.Gemm(x, w, b).named("left"), op.Gemm(z, u, c).named("right"))
+
+    def rewrite(self, op, hit):
+        hit.match(hit.left.output.same_shape(hit.right.output))
+        bias = _bias(hit.left, hit.b) + _bias(hit.right, hit.c)
+        hit.match(bias.size == max(hit.b.size, hit.c.size))
+        inner = op.Gemm(hit.z, hit.u, folded(op, hit, bias, hit.c), like=hit.right, beta=None)
+        return op.Gemm(hit.x, hit.w, inner, like=hit.left, beta=None)
 
 
 class FuseTransposeIntoGemm(Rule):
@@ -47,3 +70,7 @@ class FuseTransposeIntoGemm(Rule):
         hit.match(list(turned.attr("perm", [1, 0])) == [1, 0])
         now = 0 if hit.root.attr(side) else 1
         return op.Gemm(hit.x, hit.w, hit.c, like=hit.root, **{side: now})
+
+
+def _bias(gemm: Any, bias: Any) -> Array:
+    return wide_array(bias.array) * float(gemm.attr("beta", 1.0))
