@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.check import sizes, values
-from onnxopt.check.hints import Hint, hints
+from onnxopt.check.hints import Hint, hints, sizes_in
 from onnxopt.check.inputs import Feed, InputSpec, inputs_of
 from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.runtime.sessions import Session
@@ -120,9 +120,7 @@ class Synthetic(Iterable[Feed]):
         skipped = 0
         base: Mapping[str, int] = {}
         first_error: RuntimeFailed | None = None
-        plan = self.recipe.plan
-        guesses: Iterable[sizes.Sizes] = (plan.first, *plan.rescues(self.recipe.seed))
-        for chosen in guesses:
+        for chosen in self._guesses():
             feed = self.recipe.feed(chosen, 0)
             try:
                 result = run(feed)
@@ -149,6 +147,11 @@ class Synthetic(Iterable[Feed]):
             found.append(feed)
             yield feed, result
         self._found, self.skipped = found, skipped
+
+    def _guesses(self) -> Iterator[sizes.Sizes]:
+        plan = self.recipe.plan
+        yield plan.first
+        yield from plan.rescues(self.recipe.seed, sizes_in(self.model))
 
     def _further(self, base: sizes.Sizes) -> Iterable[sizes.Sizes]:
         yield from self.recipe.plan.variations(base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -55,7 +56,10 @@ _COUNTS = frozenset(
         ("Trilu", 1),
     }
 )
+# Ops that read a shape, or that shapes are put together with.
+_SHAPE_MAKERS = frozenset({"Concat", "Expand", "Reshape", "Unsqueeze"})
 _MAX_DEPTH = 12
+_LARGEST = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,20 @@ class Hint:
 def hints(model: ir.Model) -> dict[str, Hint]:
     """A hint for each input of the graph, by name."""
     return {value.name or "": _hint(value, model) for value in model.graph.inputs}
+
+
+def sizes_in(model: ir.Model) -> tuple[int, ...]:
+    """The sizes that constant shapes in the graph speak of, the most frequent first.
+
+    A tracer writes the sizes of its example down where the model should compute them, and declares
+    the dim dynamic all the same.
+    """
+    found: Counter[int] = Counter()
+    for node in model.graph.all_nodes():
+        if ops.is_standard(node, *_SHAPE_MAKERS):
+            elements = (n for value in node.inputs for n in _elements(value))
+            found.update(n for n in elements if isinstance(n, int) and 1 < n <= _LARGEST)
+    return tuple(size for size, _ in sorted(found.items(), key=lambda each: (-each[1], each[0])))
 
 
 def _hint(value: ir.Value, model: ir.Model) -> Hint:

@@ -24,6 +24,9 @@ _START: Mapping[str, int] = {"batch": 1, "space": 128, "volume": 32, "length": 3
 _RESCUE = (64, 256, 16, 512, 48, 224, 8, 4, 2, 1, 3, 10, 100, 320, 80, 640, 1024, 400, 1600, 16000)
 _BATCHES = (2, 4, 3, 8, 16, 32)
 _RANDOM_TRIES = 40
+_WRITTEN = 16
+_WRITTEN_TOGETHER = 6
+_WRITTEN_TRIES = 216
 _TERM = re.compile(r"\s*([+*-]?)\s*([^\s+*-]+)\s*")
 _STATE = re.compile(r"(state|hidden|cell|cache|memory|past|^h_?\d*$|^c_?\d*$)", re.IGNORECASE)
 
@@ -49,16 +52,24 @@ class Plan:
         """The likeliest sizes."""
         return {symbol: _START[role] for symbol, role in self.roles.items()}
 
-    def rescues(self, seed: int) -> Iterator[dict[str, int]]:
-        """Further guesses, likely ones first, for when the first does not run."""
+    def rescues(self, seed: int, written: Sequence[int] = ()) -> Iterator[dict[str, int]]:
+        """Further guesses, likely ones first, for when the first does not run.
+
+        `written` are sizes that the graph speaks of.
+        """
         free = [symbol for symbol, role in self.roles.items() if role != "batch"]
         if free:
-            for size in _RESCUE:
+            for size in dict.fromkeys((*_RESCUE, *written[:_WRITTEN])):
                 yield self.first | dict.fromkeys(free, size)
         if len(free) > 1:
             random = np.random.default_rng(seed)
             for _ in range(_RANDOM_TRIES):
                 yield self.first | {symbol: int(random.choice(_RESCUE)) for symbol in free}
+        if self.roles:
+            few = written[:_WRITTEN_TOGETHER]
+            together = itertools.product(few, repeat=len(self.roles))
+            for chosen in itertools.islice(together, _WRITTEN_TRIES):
+                yield dict(zip(self.roles, chosen, strict=True))
         for size in _BATCHES if self.roles else ():
             yield dict.fromkeys(self.roles, size)
 

@@ -101,6 +101,34 @@ def test_unlikely_sizes_are_found_when_likely_ones_do_not_run():
     assert {shape[1] for shape in shapes(feeds)} == {512}
 
 
+def test_sizes_that_a_tracer_wrote_into_the_graph_are_tried():
+    body = """
+        s = Constant<value_ints = [1, 27, 8]>()
+        r = Reshape(x, s)
+        y = ReduceSum<keepdims = 0>(r)
+    """
+    feeds = made(
+        "float[batch, time, 8] x", body, refuse=lambda feed: feed["x"].shape[:2] != (1, 27)
+    )
+    assert shapes(feeds)[0] == (1, 27, 8)
+
+
+def test_sizes_that_a_tracer_wrote_are_tried_together():
+    body = """
+        s = Constant<value_ints = [3, 7, 8]>()
+        r = Reshape(x, s)
+        t = Constant<value_ints = [3, 11, 8]>()
+        q = Reshape(x2, t)
+        y = ReduceSum<keepdims = 0>(q)
+    """
+    feeds = made(
+        "float[batch, time, 8] x, float[batch, width, 8] x2",
+        body,
+        refuse=lambda feed: feed["x"].shape[:2] != (3, 7) or feed["x2"].shape[:2] != (3, 11),
+    )
+    assert shapes(feeds)[0] == (3, 7, 8)
+
+
 def test_when_nothing_runs_the_first_reason_is_given():
     with pytest.raises(BadInput, match="no such size") as caught:
         made("float[n] x", refuse=lambda feed: True)
