@@ -221,11 +221,10 @@ class _Trial:
         call = self._call(session)
         if call > _SLOW_SECONDS:
             return call
-        for count in itertools.count(2):
+        while True:
             call = self._call(session)
-            if count >= _MIN_CALLS and time.perf_counter() - start > _WARM_UP_SECONDS:
-                break
-        return call
+            if time.perf_counter() - start > _WARM_UP_SECONDS:
+                return call
 
     def _call(self, session: Session) -> float:
         """The seconds of a run, as the mean over the feeds."""
