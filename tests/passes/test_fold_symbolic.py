@@ -83,7 +83,8 @@ def test_shapes_that_are_not_proven_equal_are_kept_apart() -> None:
 
 
 def test_an_explicit_zero_is_not_taken_for_a_copy() -> None:
-    text = """g (float[n,0] x) => (y) <int64[1] zero = {0}, int64[1] one = {1}, int64[1] seven = {7}>
+    text = """g (float[n,0] x) => (y)
+    <int64[1] zero = {0}, int64[1] one = {1}, int64[1] seven = {7}>
     { s = Shape(x) n = Slice(s, zero, one) t = Concat<axis = 0>(zero, seven, n)
       y = Reshape<allowzero = 1>(x, t) }"""
     folded, _ = fold(text)

@@ -1,4 +1,4 @@
-"""Folding alone, on real models: the same numbers at several sizes, within the budget, and settled."""
+"""Folding alone on real models: the same numbers at several sizes, within the budget, settled."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_weights_of_the_branch_move_along() -> None:
     same_answers(text, folded, X)
     old = '<ir_version: 3, opset_import: ["" : 9]>' + text.replace("<bool", "<bool", 1)
     old = old.replace("(float[2] x) =>", "(float[2] x, bool c) =>")
-    assert [node.op_type for node in fold(old)[0].graph.node][0] == "Constant"
+    assert fold(old)[0].graph.node[0].op_type == "Constant"
 
 
 def test_a_branch_that_only_passes_a_value_on_gives_the_value() -> None:
