@@ -93,7 +93,7 @@ def optimize(
         data: Feeds (see check.data.read_data); made up from the signature where None.
         batch: Samples a run of `data`.
         providers: Execution providers for the timing.
-        threads: Threads inside an operator for the timing; 0 lets onnxruntime choose.
+        threads: Threads inside an operator for proof and timing; 0 lets onnxruntime choose.
         output: Where to write the result; nothing is written where parity failed.
         external: Where weights go when `output` is written (see io.save).
         overwrite: Allow `output` to be the input file.
@@ -132,7 +132,8 @@ def optimize(
     notes: tuple[str, ...] = ()
     if check:
         try:
-            reference = _reference(source, prepare(original, options), options, data, batch)
+            feeds = _feeds(prepare(original, options), options, data, batch)
+            reference = _reference(source, feeds, threads)
         except RuntimeFailed as error:
             # What can't be run can't be proven, and what can't be proven is left as it is.
             pipeline, bench = [], False
@@ -289,12 +290,10 @@ def _level(level: Level | str) -> Level:
         raise BadInput(f"there is no level {level!r}", hint=f"choose one of {names}") from None
 
 
-def _reference(
-    source: Any, prepared: ir.Model, options: Options, data: Any, batch: int
-) -> Reference:
+def _reference(source: Any, feeds: Any, threads: int) -> Reference:
     from onnxopt.check.parity import Reference
 
-    return Reference(source, _feeds(prepared, options, data, batch))
+    return Reference(source, feeds, threads=threads)
 
 
 def _feeds(prepared: ir.Model, options: Options, data: Any, batch: int) -> Any:
