@@ -27,7 +27,8 @@ class FoldGatherChain(Rule):
 class FoldUnsqueezeIntoGather(Rule):
     """Gather with a list of one index for a single index and an Unsqueeze at its axis; and back.
 
-    Needs: a constant index, and no other reader of the Gather.
+    Needs: a constant index, and no other reader of the Gather. A dim on its way into the target of a
+    Reshape stays as it is, because onnxruntime's reshape fusion looks for it.
     """
 
     exactness = Exactness.EXACT
@@ -38,7 +39,7 @@ class FoldUnsqueezeIntoGather(Rule):
         return op.one_of("Unsqueeze", "Squeeze", "Reshape")(gather, rest).named("outer")
 
     def rewrite(self, op, hit):
-        hit.match(hit.index.size == 1 and hit.x.rank is not None)
+        hit.match(hit.index.size == 1 and hit.x.rank is not None and not _is_for_a_reshape(hit))
         axis = hit.gather.attr("axis") % hit.x.rank
         longer, shorter = hit.outer.output, hit.gather.output
         if hit.index.rank == 1:
@@ -51,3 +52,11 @@ class FoldUnsqueezeIntoGather(Rule):
         shape = [] if hit.index.rank == 1 else [1]
         index = op.const(hit.index.array.reshape(shape), like=hit.index)
         return op.Gather(hit.x, index, like=hit.gather)
+
+
+def _is_for_a_reshape(hit) -> bool:
+    shape = hit.x.producer
+    if shape is None or not shape.is_op("Shape"):
+        return False
+    lists = [reader for reader in hit.outer.output.readers if reader.is_op("Concat")]
+    return any(reader.is_op("Reshape") for each in lists for reader in each.output.readers)
