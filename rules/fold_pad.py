@@ -27,7 +27,8 @@ class FoldPadIntoConv(Rule):
 class FoldPadIntoAveragePool(Rule):
     """Let an AveragePool pad its input with zeros itself, and count them.
 
-    Needs a pool that does not pad yet, or counts its padding already.
+    Needs a pool that does not pad yet, or counts its padding already; from opset 19 on also the
+    same padding on both sides, because onnxruntime 1.23 divides by a wrong count otherwise.
     """
 
     exactness = Exactness.CLOSE
@@ -44,6 +45,11 @@ class FoldPadIntoAveragePool(Rule):
         pads = _pool_pads(hit)
         counted = hit.root.attr("count_include_pad") or not any(hit.root.attr("pads", [0]))
         hit.require(counted, "the pool does not count its own padding but would count the Pad's")
+        half = len(pads) // 2
+        hit.require(
+            hit.opset < 19 or pads[:half] == pads[half:],
+            "older onnxruntimes miscount padding that differs between the sides",
+        )
         return op.AveragePool(hit.x, like=hit.root, auto_pad=None, pads=pads, count_include_pad=1)
 
 
