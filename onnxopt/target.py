@@ -71,8 +71,8 @@ def group(
     homes = [*groups, *(origin.locations if origin is not None else ())]
     if homes:
         # In a model with external data, what a rewrite made is kept like what it was made from.
-        fresh = [slot for slot in inside if not isinstance(slot.tensor, StoredTensor)]
-        inside = [slot for slot in inside if isinstance(slot.tensor, StoredTensor)]
+        fresh = [slot for slot in inside if not _was_inside(slot, origin)]
+        inside = [slot for slot in inside if _was_inside(slot, origin)]
         if fresh:
             groups.setdefault(homes[0], []).extend(fresh)
     if sum(slot.length for slot in inside) > PROTO_LIMIT - _ROOM:
@@ -80,6 +80,13 @@ def group(
         inside = []
     names = _Names(target, origin)
     return inside, [(names.free(name, default), group) for name, group in groups.items()]
+
+
+def _was_inside(slot: Slot, origin: Origin | None) -> bool:
+    """Whether a tensor lay in the model file that was read."""
+    if origin is None or not isinstance(slot.tensor, StoredTensor) or slot.tensor.region is None:
+        return False
+    return any(slot.tensor.region.store is store for store in origin.stores)
 
 
 class _Names:

@@ -324,6 +324,20 @@ def test_a_rewritten_weight_stays_external_and_the_others_stay_in_order(
     assert [set(weights[name]) for name in ("a", "c", "new")] == [{0.0}, {2.0}, {7.0}]
 
 
+def test_weights_that_came_through_another_tool_go_back_outside(
+    outside: Path, tmp_path: Path
+) -> None:
+    model = io.load(outside)
+    through = io.load(io.to_proto(model))
+    through.graph.meta.update(model.graph.meta)
+    out = io.save(through, tmp_path / "out.onnx")
+    assert {name: entry[:1] for name, entry in places(out).items()} == {
+        "a": ("data.bin",),
+        "b": ("data.bin",),
+        "c": (),
+    }
+
+
 def test_aligned_weights_stay_aligned_and_dense_ones_dense(tmp_path: Path) -> None:
     for gap, wanted in ((0, "12000"), (4096 - 12000 % 4096, "12288")):
         folder = tmp_path / str(gap)
