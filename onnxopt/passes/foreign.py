@@ -30,6 +30,7 @@ from onnxopt.passes.foreign_result import (
     replace_contents,
 )
 from onnxopt.passes.foreign_tensors import same_tensor
+from onnxopt.passes.shapes import declared_copy
 
 Kind = Literal["graphsurgeon", "onnx", "onnx_ir"]
 
@@ -98,7 +99,7 @@ class ProtoPass:
             BadModel: The model is too large for one proto, or the result can't be read.
             RuleError: The function returned something other than a model.
         """
-        proto = io.to_proto(model)
+        proto = io.to_proto(declared_copy(model))
         _hide_defaults(model, proto)
         with _output_to_stderr():
             returned = self.function(proto)

@@ -15,7 +15,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxopt.errors import BadModel
 from onnxopt.passes.foreign_attributes import export_attribute
 from onnxopt.passes.foreign_graph import StoredValues, SurgeonFunction
-from onnxopt.passes.foreign_import import surgeon_shape, surgeon_type
+from onnxopt.passes.foreign_import import described, surgeon_shape, surgeon_type
 from onnxopt.passes.foreign_restore import NodeIndex, values_of, with_listed
 from onnxopt.passes.foreign_result import INITIALIZERS_STAND_ALONE, raised_past_listing
 from onnxopt.passes.foreign_tensors import ir_dtype, new_tensor, same_tensor
@@ -299,10 +299,11 @@ def _type_and_shape(
     kind = "tensor_type" if constant else tensor.type
     shape = None if tensor.shape is None else list(tensor.shape)
     type_: ir.TypeProtocol | None = _new_type(dtype, kind)
-    if before is not None and surgeon_type(before.type) == (dtype, kind):
-        type_ = before.type
-    if before is not None and surgeon_shape(before.shape) == shape:
-        return type_, before.shape
+    if before is not None:
+        shown, sizes = described(before)
+        type_ = before.type if surgeon_type(shown) == (dtype, kind) else type_
+        if surgeon_shape(sizes) == shape:
+            return type_, before.shape
     return type_, None if shape is None else ir.Shape([_dim(dim) for dim in shape])
 
 

@@ -19,6 +19,7 @@ from onnxopt.passes.foreign_graph import (
     surgeon_dtype,
 )
 from onnxopt.passes.foreign_result import INITIALIZERS_STAND_ALONE
+from onnxopt.passes.shapes import declared
 
 _TENSOR_TYPES = {
     ir.SparseTensorType: "sparse_tensor_type",
@@ -53,6 +54,12 @@ def is_fixed(model: ir.Model) -> Callable[[ir.Value], bool]:
 def default_opset(imports: dict[str, int]) -> int | None:
     """The version of the standard operators, None where none is imported."""
     return imports.get("", imports.get("ai.onnx"))
+
+
+def described(value: ir.Value) -> tuple[ir.TypeProtocol | None, ir.Shape | None]:
+    """The type and shape that are proven, or where nothing is, those that are declared."""
+    type_, shape = declared(value)
+    return value.type or type_, shape if value.shape is None else value.shape
 
 
 def surgeon_shape(shape: ir.Shape | None) -> list[int | str | None] | None:
@@ -136,8 +143,9 @@ class _Importer:
         if default is not None and self._fixed(value):
             return gs.Constant(value.name, StoredValues(default))
         kind = gs.Variable if default is None else OverridableVariable
-        dtype, type_ = surgeon_type(value.type)
-        return kind(value.name, dtype, surgeon_shape(value.shape), type_)
+        shown, shape = described(value)
+        dtype, type_ = surgeon_type(shown)
+        return kind(value.name, dtype, surgeon_shape(shape), type_)
 
     def attribute(self, attribute: ir.Attr, scope: dict[str, Any]) -> Any:
         """The value as graphsurgeon shows it; kinds it doesn't know come as protos."""
