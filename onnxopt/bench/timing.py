@@ -1,23 +1,18 @@
 """Times models against each other on onnxruntime, and says only what stands clear of the noise.
 
-Time is measured in rounds. In each round every side is opened in a fresh session, warmed up, timed
-over a block of calls and closed, in an order that changes from round to round. Only one session
-lives at a time and each starts when the process has gone quiet, because an idle session's thread
-pool goes on spinning and would disturb its neighbour. The reference runs twice in every round, as
-a side of its own and as its own twin: what differs between these two is noise.
+The reference runs twice in every round, as a side of its own and as its own twin: what differs
+between these two is noise.
 """
 
 from __future__ import annotations
 
-import gc
 import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -32,26 +27,13 @@ from onnxopt.bench.statistics import (
     log_ratios,
     median_interval,
     noise_floor,
-    settled,
     verdict,
 )
+from onnxopt.bench.trial import Entrant, Feed, Progress, Trial
 from onnxopt.errors import BadInput
 from onnxopt.runtime.providers import CPU, Provider
-from onnxopt.runtime.sessions import Session
 
-Feed: TypeAlias = "Mapping[str, Any]"
-Progress: TypeAlias = "Callable[[float, str], None]"
-"""Called with the share of the time that is used up, 0 to 1, and what is being done."""
-
-MAX_ROUNDS = 60
-_BLOCK_SECONDS = 0.06
-_WARM_UP_SECONDS = 0.03
-_MAX_CALLS = 1000
-_MIN_CALLS = 3
 _MAX_FEEDS = 8
-_SLOW_SECONDS = 0.5
-_QUIET_STEP_SECONDS = 0.01
-_QUIET_LIMIT_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +87,6 @@ class Timing:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Entrant:
-    """A side while it is being timed; times are in seconds."""
-
-    name: str
-    path: Path
-    create: list[float] = field(default_factory=list)
-    blocks: list[list[float]] = field(default_factory=list)
-
-    def medians(self) -> list[float]:
-        return [float(np.median(block)) for block in self.blocks]
-
-
 def bench(
     models: Sequence[io.Source],
     *,
@@ -163,8 +132,9 @@ def bench(
         given = list(itertools.islice(made, _MAX_FEEDS))
         if not given:
             raise BadInput("there is no feed to run the models on", hint="leave the data out")
-        trial = _Trial(given, providers, threads)
-        rounds = _run(trial, entrants, start, seconds, progress or _silent)
+        trial = Trial(given, providers, threads)
+        left = max(seconds - (time.perf_counter() - start), seconds / 4)
+        rounds = trial.run(entrants, left, progress or _silent)
         peaks = [
             memory.peak_bytes(entrant.path, given, providers, threads) if peak_memory else None
             for entrant in entrants[1:]
@@ -173,128 +143,17 @@ def bench(
     return _timing(trial, entrants, sides, rounds, time.perf_counter() - start)
 
 
-class _Trial:
-    """What is the same for every side, and what was seen on the way."""
-
-    def __init__(self, feeds: Sequence[Feed], providers: Sequence[Provider], threads: int) -> None:
-        self.feeds = feeds
-        self.providers = providers
-        self.threads = threads
-        self.calls = 0
-        self.inputs: frozenset[str] | None = None
-        self.used: tuple[str, ...] = ()
-        self.notes: dict[str, None] = {}
-
-    def block(self, entrant: _Entrant) -> None:
-        """Open the model in a fresh session, warm it up, and time a block of calls."""
-        _wait_until_quiet()
-        start = time.perf_counter()
-        session = Session.open(
-            entrant.path, optimize=True, providers=self.providers, threads=self.threads
-        )
-        create = time.perf_counter() - start
-        self._check(session, entrant)
-        call = self._warm_up(session)
-        if not self.calls:
-            least = _MIN_CALLS if call < _SLOW_SECONDS else 1
-            self.calls = max(least, min(_MAX_CALLS, math.ceil(_BLOCK_SECONDS / call)))
-        times = [self._call(session) for _ in range(self.calls)]
-        entrant.create.append(create)
-        entrant.blocks.append(times)
-
-    def _check(self, session: Session, entrant: _Entrant) -> None:
-        inputs = frozenset(signature.name for signature in session.inputs)
-        if self.inputs is None:
-            self.inputs, self.used = inputs, session.providers
-        if inputs != self.inputs:
-            odd = ", ".join(sorted(inputs ^ self.inputs))
-            raise BadInput(
-                f"{entrant.name} does not have the inputs of the reference: {odd}",
-                hint="only models with the same inputs can be timed against each other",
-            )
-        for provider in session.fallen_back:
-            self.notes[f"{entrant.name}: onnxruntime left out {provider}"] = None
-
-    def _warm_up(self, session: Session) -> float:
-        """Call until the session is warm; the seconds of the last call."""
-        start = time.perf_counter()
-        call = self._call(session)
-        if call > _SLOW_SECONDS:
-            return call
-        while True:
-            call = self._call(session)
-            if time.perf_counter() - start > _WARM_UP_SECONDS:
-                return call
-
-    def _call(self, session: Session) -> float:
-        """The seconds of a run, as the mean over the feeds."""
-        start = time.perf_counter()
-        for feed in self.feeds:
-            session.run(feed)
-        return (time.perf_counter() - start) / len(self.feeds)
-
-
-def _run(
-    trial: _Trial, entrants: Sequence[_Entrant], start: float, seconds: float, progress: Progress
-) -> int:
-    """Time every entrant once a round until the verdicts are settled or the time is up."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for done in range(MAX_ROUNDS):
-            used = time.perf_counter() - start
-            # The next round takes as long as those before it did.
-            late = done > 0 and used * (done + 1) / done > seconds
-            if late or _settled(entrants, done):
-                return done
-            for entrant in _order(entrants, done):
-                spent = (time.perf_counter() - start) / seconds
-                progress(min(spent, 1.0), f"timing {entrant.name}")
-                trial.block(entrant)
-        return MAX_ROUNDS
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _order(entrants: Sequence[_Entrant], done: int) -> list[_Entrant]:
-    """Another order in every round: rotated, and every second time backwards."""
-    shift = (done // 2) % len(entrants)
-    order = [*entrants[shift:], *entrants[:shift]]
-    return order[::-1] if done % 2 else order
-
-
-def _settled(entrants: Sequence[_Entrant], done: int) -> bool:
-    if done < MIN_ROUNDS:
-        return False
-    twin, reference, *others = (entrant.medians() for entrant in entrants)
-    itself = log_ratios(reference, twin)
-    floor = noise_floor(median_interval(itself))
-    ratios = [log_ratios(reference, other) for other in others]
-    return all(settled(ratio, floor) for ratio in ratios or [itself])
-
-
-def _wait_until_quiet() -> None:
-    """Sleep until no thread of this process computes any more."""
-    quiet = 0
-    deadline = time.perf_counter() + _QUIET_LIMIT_SECONDS
-    while quiet < 2 and time.perf_counter() < deadline:
-        busy = time.process_time()
-        time.sleep(_QUIET_STEP_SECONDS)
-        busy = time.process_time() - busy
-        quiet = quiet + 1 if busy < _QUIET_STEP_SECONDS / 5 else 0
-
-
 def _entrants(
     models: Sequence[io.Source], names: Sequence[str] | None, folder: Path
-) -> list[_Entrant]:
+) -> list[Entrant]:
     """The reference's twin, then the sides in the order given, each as a file."""
     if names is not None and len(names) != len(models):
         raise BadInput(f"{len(models)} models have {len(names)} names", hint="give one name each")
     labels = list(names) if names is not None else [_label(m, i) for i, m in enumerate(models)]
     paths = [_file(model, folder / f"{index}") for index, model in enumerate(models)]
-    sides = [_Entrant(label, path) for label, path in zip(labels, paths, strict=True)]
-    return [_Entrant(labels[0], paths[0]), *sides]
+    sizes = [_file_bytes(path) for path in paths]
+    sides = list(map(Entrant, labels, paths, sizes))
+    return [Entrant(labels[0], paths[0], sizes[0]), *sides]
 
 
 def _label(model: io.Source, index: int) -> str:
@@ -326,7 +185,7 @@ def _made(
     return synthesize(loaded, seed=seed, count=1, dims=dims or {}, input_shapes=input_shapes or {})
 
 
-def _side(entrant: _Entrant, peak: int | None) -> Side:
+def _side(entrant: Entrant, peak: int | None) -> Side:
     calls = [call * 1e3 for block in entrant.blocks for call in block]
     blocks = [block * 1e3 for block in entrant.medians()]
     return Side(
@@ -334,7 +193,7 @@ def _side(entrant: _Entrant, peak: int | None) -> Side:
         median=median_interval(blocks),
         p95_ms=float(np.quantile(calls, 0.95)),
         create_ms=float(np.median(entrant.create)) * 1e3,
-        file_bytes=_file_bytes(entrant.path),
+        file_bytes=entrant.file_bytes,
         peak_bytes=peak,
         calls=len(calls),
         blocks_ms=tuple(blocks),
@@ -347,8 +206,8 @@ def _file_bytes(path: Path) -> int:
 
 
 def _timing(
-    trial: _Trial,
-    entrants: Sequence[_Entrant],
+    trial: Trial,
+    entrants: Sequence[Entrant],
     sides: tuple[Side, ...],
     rounds: int,
     seconds: float,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from onnxopt import io
-from onnxopt.bench import timing
+from onnxopt.bench import timing, trial
 from onnxopt.bench.timing import bench
-from onnxopt.errors import BadInput
+from onnxopt.errors import BadInput, BadModel
 from onnxopt.report.record import to_json
 from onnxopt.runtime.sessions import Signature
 
@@ -86,7 +86,8 @@ def machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
             path.write_bytes((MODELS / "digits_mlp.onnx").read_bytes())
             machine.work[path.name] = time / 1e3
         monkeypatch.setattr(timing, "time", machine)
-        monkeypatch.setattr(timing.Session, "open", machine.open)
+        monkeypatch.setattr(trial, "time", machine)
+        monkeypatch.setattr(trial.Session, "open", machine.open)
         return machine, paths
 
     return make
@@ -198,6 +199,13 @@ def test_what_makes_no_sense_is_refused(arguments: dict[str, Any], words: str) -
     given = {"models": [MODELS / "digits_mlp.onnx"], "feeds": [FEED]} | arguments
     with pytest.raises(BadInput, match=words):
         bench(**given)
+
+
+def test_a_file_that_is_not_there_is_said_at_once(machines: Any) -> None:
+    machine, paths = machines(5.0)
+    with pytest.raises(BadModel, match="missing"):
+        bench([*paths, Path("missing.onnx")], feeds=[FEED])
+    assert not machine.opened
 
 
 def test_models_with_other_inputs_are_not_compared() -> None:
