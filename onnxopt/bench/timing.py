@@ -117,7 +117,7 @@ def bench(
         progress: Told how far it is.
 
     Raises:
-        BadInput: No model, a candidate whose inputs are not the reference's, feeds that do not fit.
+        BadInput: No model, a candidate whose inputs are not the reference's, feeds that lack one.
         BadModel: A model can't be read.
         RuntimeFailed: onnxruntime can't load or run a model.
     """

@@ -120,6 +120,12 @@ class Trial:
                 f"{entrant.name} does not have the inputs of the reference: {odd}",
                 hint="only models with the same inputs can be timed against each other",
             )
+        missing = sorted(inputs - self.feeds[0].keys())
+        if missing:
+            raise BadInput(
+                f"the feeds do not have the input {missing[0]!r} of {entrant.name}",
+                hint=f"give an array for each of {', '.join(sorted(inputs))}",
+            )
         for provider in session.fallen_back:
             self.notes[f"{entrant.name}: onnxruntime left out {provider}"] = None
 

@@ -208,6 +208,12 @@ def test_a_file_that_is_not_there_is_said_at_once(machines: Any) -> None:
     assert not machine.opened
 
 
+def test_a_feed_that_lacks_an_input_is_named(machines: Any) -> None:
+    _, paths = machines(5.0)
+    with pytest.raises(BadInput, match="do not have the input 'x'"):
+        bench(paths, feeds=[{"y": FEED["x"]}])
+
+
 def test_models_with_other_inputs_are_not_compared() -> None:
     with pytest.raises(BadInput, match="does not have the inputs of the reference"):
         bench(
