@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import onnx_ir as ir
+
 from onnxopt.errors import BadModel, BadOutput
 from onnxopt.external import Origin, file_info, location_of, make_inline
 from onnxopt.tensors import StoredTensor
 from onnxopt.writer import Slot
 
 External = Literal["keep", "inline", "file"]
+Identity = tuple[int, int]
 
 PROTO_LIMIT = (1 << 31) - 1
 """The largest protobuf message in bytes."""
@@ -61,8 +64,9 @@ def group(
     default = f"{target.name}.data"
     if external == "inline":
         return make_inline(slots), []
+    names = _Names(target, origin, {_identity(path) for path in map(_foreign_file, slots) if path})
     if external == "file":
-        return [], [(default, list(slots))] if slots else []
+        return [], [(names.free(default, default), list(slots))] if slots else []
     inside = [slot for slot in slots if slot.ticket]
     groups: dict[str, list[Slot]] = {}
     for slot in slots:
@@ -78,7 +82,6 @@ def group(
     if sum(slot.length for slot in inside) > PROTO_LIMIT - _ROOM:
         groups.setdefault(default, []).extend(inside)
         inside = []
-    names = _Names(target, origin)
     return inside, [(names.free(name, default), group) for name, group in groups.items()]
 
 
@@ -92,17 +95,17 @@ def _was_inside(slot: Slot, origin: Origin | None) -> bool:
 class _Names:
     """Names for data files that replace no file of another model."""
 
-    def __init__(self, target: Path, origin: Origin | None) -> None:
+    def __init__(self, target: Path, origin: Origin | None, in_use: set[Identity | None]) -> None:
         self._folder = target.parent
         self._used = {os.path.normpath(target.name)}
         stores = origin.stores if origin is not None else ()
         taken = {store.identity for store in stores if store.identity is not None}
         # Whoever replaces the input replaces its data too.
-        self._taken = set() if _identity(target) in taken else taken
+        self._taken = in_use | (set() if _identity(target) in taken else taken)
         self._own: set[str] = set()
         if target.is_file():
             with contextlib.suppress(BadModel):
-                self._own = {file.name for file in file_info(target).external_files}
+                self._own = set(map(os.path.normpath, file_info(target).external_files))
 
     def free(self, name: str, default: str) -> str:
         """The name itself if its file is new or ours, else one made of the default name."""
@@ -110,7 +113,7 @@ class _Names:
             name = default
         candidate = name
         path = self._folder / name
-        if path.exists() and name != default and path.name not in self._own:
+        if path.exists() and name != default and os.path.normpath(path) not in self._own:
             candidate = default
         count = 1
         while not self._is_free(candidate):
@@ -126,9 +129,15 @@ class _Names:
         )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _foreign_file(slot: Slot) -> str:
+    """The file that a tensor of onnx_ir reads when it is asked to, or nothing."""
+    tensor = slot.tensor
+    return str(tensor.path) if isinstance(tensor, ir.ExternalTensor) else ""
+
+
+def _identity(path: str | Path) -> Identity | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -53,7 +53,13 @@ class Slot:
             BadModel: The tensor is not as large as it says.
         """
         region = getattr(self.tensor, "region", None)
-        data = region.view if region is not None else self.tensor.tobytes()
+        try:
+            data = region.view if region is not None else self.tensor.tobytes()
+        except (OSError, ValueError) as error:
+            raise BadModel(
+                f"the data of tensor {self.proto.name!r} can't be read: {error}",
+                hint="load the model from its path, so that its data files are found and checked",
+            ) from error
         if len(data) != self.length:
             raise BadModel(
                 f"tensor {self.proto.name!r} has {len(data)} bytes of data instead of {self.length}"
@@ -270,7 +276,9 @@ def _write_tensor(tensor: Any, out: onnx.TensorProto) -> None:
     if isinstance(tensor, StoredTensor):
         out.CopyFrom(tensor.header)
         return
-    if isinstance(tensor, (ir.TensorProtoTensor, ir.StringTensor, ir.ExternalTensor)):
+    large = tensor.nbytes >= wire.LARGE
+    kept = (ir.TensorProtoTensor, ir.StringTensor, ir.ExternalTensor)
+    if isinstance(tensor, kept) and not (large and isinstance(tensor, ir.TensorProtoTensor)):
         ir.serde.serialize_tensor_into(out, tensor)
         return
     out.data_type = tensor.dtype.value
@@ -280,7 +288,7 @@ def _write_tensor(tensor: Any, out: onnx.TensorProto) -> None:
     if tensor.doc_string:
         out.doc_string = tensor.doc_string
     setaside.put_props(out.metadata_props, (), tensor.metadata_props)
-    out.raw_data = tensor.tobytes() if tensor.nbytes < wire.LARGE else wire.new_ticket()
+    out.raw_data = wire.new_ticket() if large else tensor.tobytes()
 
 
 def _restore(proto: onnx.NodeProto, old: onnx.NodeProto) -> None:

@@ -384,6 +384,13 @@ def test_the_place_of_weights_may_be_chosen(
     assert [numpy_helper.to_array(tensor)[0] for tensor in loaded] == [0, 1, 2]
 
 
+def test_data_of_the_input_is_not_replaced_even_under_the_default_name(tmp_path: Path) -> None:
+    path = scatter(chain(), tmp_path, {"a": ("out.onnx.data", 0)})
+    out = io.save(io.load(path), tmp_path / "out.onnx", external="file")
+    assert {entry[0] for entry in places(out).values() if entry} == {"out.onnx.data1"}
+    assert io.to_proto(io.load(path)) == chain()
+
+
 def test_beside_the_input_other_names_are_chosen_for_data(outside: Path) -> None:
     before = folder_of(outside.parent)
     out = io.save(io.load(outside), outside.with_name("out.onnx"))
@@ -559,6 +566,28 @@ io.save(model, sys.argv[2])
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
         found.append(folder_of(out))
     assert found[0] == found[1]
+
+
+def test_a_model_of_onnx_ir_keeps_its_data_files(outside: Path, tmp_path: Path) -> None:
+    before = folder_of(outside.parent)
+    wanted = io.to_proto(io.load(outside))
+    model = ir.load(outside)
+    assert io.to_proto(model) == wanted
+    out = io.save(model, tmp_path / "out.onnx")
+    assert {entry[0] for entry in places(out).values()} == {"data.bin", "sub/small.bin"}
+    # It goes on reading its files whenever it is asked, so that none of them may be replaced.
+    io.save(model, outside)
+    after = folder_of(outside.parent)
+    assert {**after, "model.onnx": b""} == {**after, **before, "model.onnx": b""}
+    assert io.to_proto(io.load(outside)) == wanted
+
+
+def test_a_model_of_onnx_ir_whose_data_is_gone_is_refused(outside: Path, tmp_path: Path) -> None:
+    model = ir.load(outside)
+    (outside.parent / "data.bin").unlink()
+    with pytest.raises(BadModel, match="data of tensor 'b' can't be read"):
+        io.save(model, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
 
 
 # Looking
