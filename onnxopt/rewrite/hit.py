@@ -121,9 +121,11 @@ class Operand:
             return None
         array = tensor.numpy().reshape(-1)
         first = array[0]
+        number = float(first)
+        if len(array) == 1:
+            return number
         if array[-1] != first or not np.all(array == first):
             return None
-        number = float(first)
         if number == 0 and np.any(np.signbit(array.astype(np.float64)) != np.signbit(number)):
             return None
         return number

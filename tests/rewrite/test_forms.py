@@ -17,7 +17,8 @@ def last_node(text: str) -> NodeView:
 
 def test_slice_bounds_as_attributes_and_as_inputs() -> None:
     old = last_node("""<ir_version: 4, opset_import: ["" : 9]>
-        g (float[4,6] x) => (float[4,2] y) { y = Slice<axes = [-1], starts = [1], ends = [3]>(x) }""")
+        g (float[4,6] x) => (float[4,2] y)
+        { y = Slice<axes = [-1], starts = [1], ends = [3]>(x) }""")
     new = last_node("""g (float[4,6] x) => (float[4,2] y)
         <int64[1] s = {1}, int64[1] e = {-1}, int64[1] a = {1}, int64[1] t = {2}>
         { y = Slice(x, s, e, a, t) }""")
@@ -33,8 +34,8 @@ def test_a_bound_of_run_time_is_not_read() -> None:
 
 
 def test_pads_of_some_axes() -> None:
-    node = last_node("""g (float[1,2,3] x) => (float[1,2,6] y) <int64[2] p = {1,2}, int64[1] a = {-1}>
-        { y = Pad(x, p, , a) }""")
+    node = last_node("""g (float[1,2,3] x) => (float[1,2,6] y)
+        <int64[2] p = {1,2}, int64[1] a = {-1}> { y = Pad(x, p, , a) }""")
     assert forms.pads(node) == ([0, 0, 1], [0, 0, 2])
 
 
