@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,11 +36,21 @@ class CleanPass:
         listed = _drop_unread_listings(model)
         if listed:
             hits["unused initializers listed as inputs"] = listed
+        outputs = list(model.graph.outputs)
         for label, step in steps:
             before = _size(model)
             if step(model).modified:
                 hits[label] = max(1, before - _size(model))
+        _keep_what_outputs_say(outputs, model.graph.outputs)
         return PassResult(changed=bool(hits), hits=hits)
+
+
+def _keep_what_outputs_say(before: Iterable[ir.Value], after: Iterable[ir.Value]) -> None:
+    """Hand the notes of outputs on to the values that took their place."""
+    for old, new in zip(before, after, strict=True):
+        if old is not new:
+            new.doc_string = new.doc_string or old.doc_string
+            new.metadata_props.update(old.metadata_props)
 
 
 def _drop_unread_listings(model: ir.Model) -> int:

@@ -47,3 +47,14 @@ def test_an_unread_initializer_leaves_the_inputs_of_an_old_model() -> None:
 def test_an_unread_initializer_that_a_caller_may_override_stays() -> None:
     model, hits = cleaned(OLD.format(ir=4))
     assert [item.name for item in model.graph.input] == ["x", "w", "v"] and not hits
+
+
+def test_what_an_output_says_stays_when_its_node_is_merged() -> None:
+    model = ir.from_proto(
+        parse("g (float[2] x) => (float[2] y, float[2] z) { y = Exp(x) z = Exp(x) }")
+    )
+    for value in model.graph.outputs:
+        value.metadata_props["kind"] = value.doc_string = f"what {value.name} is"
+    assert CleanPass().run(model, Context()).changed
+    found = [(v.name, v.doc_string, v.metadata_props["kind"]) for v in model.graph.outputs]
+    assert found == [(name, f"what {name} is", f"what {name} is") for name in "yz"]
