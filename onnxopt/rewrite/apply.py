@@ -250,7 +250,7 @@ class _Edit:
 
 
 def _pairs(found: Match, result: Any) -> list[tuple[ir.Value, Any]]:
-    if result is None:
+    if result is None or result == {}:
         raise Unmatched
     if isinstance(result, dict):
         return [(old.value, new) for old, new in result.items()]

@@ -158,6 +158,21 @@ class SwapToAbs(_Rule):
         return op.Abs(hit.x)
 
 
+class ReplaceNothing(_Rule):
+    """Has no output to replace."""
+
+    def pattern(self, op: Any, x: Value) -> Any:
+        return op.Abs(x)
+
+    def rewrite(self, op: Any, hit: Any) -> Any:
+        return {}
+
+
+def test_a_rule_that_replaces_nothing_has_not_fired() -> None:
+    _, outcome = applied("g (float[2] x) => (float[2] y) { y = Abs(x) }", ReplaceNothing())
+    assert not outcome.journal.entries
+
+
 def test_rules_that_undo_each_other_are_an_error_that_names_both() -> None:
     with pytest.raises(RuleError, match=r"swap_to_\w+ and swap_to_\w+ undo each other") as caught:
         applied("g (float[2] x) => (float[2] y) { y = Abs(x) }", SwapToNeg(), SwapToAbs())
