@@ -21,7 +21,7 @@ _PAGE_ALIGNED = 1 << 20
 _LINE = 64
 
 
-class Files:
+class DataFiles:
     """The external data files of a model that is being read."""
 
     def __init__(self, model: Path | None) -> None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxopt import atomic, target, wire
 from onnxopt.errors import BadModel
-from onnxopt.external import DataFile, FileInfo, Files, Origin, file_info, make_inline, place
+from onnxopt.external import DataFile, DataFiles, FileInfo, Origin, file_info, make_inline, place
 from onnxopt.parse import open_file, parse, thin_copy
 from onnxopt.reader import read_model
 from onnxopt.skeleton import strip
@@ -221,7 +221,7 @@ def _written(model: ir.Model) -> Written:
 def _read(
     proto: onnx.ModelProto, regions: dict[bytes, Region], path: Path | None, store: Store | None
 ) -> ir.Model:
-    files = Files(path)
+    files = DataFiles(path)
 
     def find(tensor: onnx.TensorProto) -> Region | None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:

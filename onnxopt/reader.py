@@ -167,7 +167,24 @@ class _Reader:
             if value is None and name:
                 value = _captured(name, scopes, proto)
             inputs.append(value)
+        # Bodies come before the outputs, which they can't see.
         attributes = [self._attribute(attribute, scopes) for attribute in proto.attribute]
+        return ir.Node(
+            proto.domain,
+            proto.op_type,
+            inputs,
+            attributes,
+            overload=proto.overload,
+            outputs=self._outputs(proto, values, infos),
+            name=proto.name,
+            doc_string=read_text(proto, "doc_string"),
+            metadata_props=read_props(proto.metadata_props),
+            device_configurations=self._devices(proto, scopes),
+        )
+
+    def _outputs(
+        self, proto: onnx.NodeProto, values: _Scope, infos: dict[str, onnx.ValueInfoProto]
+    ) -> list[ir.Value]:
         outputs = [ir.Value(name=name) for name in proto.output]
         for name, value in zip(proto.output, outputs, strict=True):
             if not name:
@@ -180,21 +197,7 @@ class _Reader:
             values[name] = value
             if name in infos:
                 self.info(infos[name], value)
-        devices: tuple[ir.NodeDeviceConfiguration, ...] = ()
-        if proto.device_configurations:
-            devices = self._devices(proto, scopes)
-        return ir.Node(
-            proto.domain,
-            proto.op_type,
-            inputs,
-            attributes,
-            overload=proto.overload,
-            outputs=outputs,
-            name=proto.name,
-            doc_string=read_text(proto, "doc_string"),
-            metadata_props=read_props(proto.metadata_props),
-            device_configurations=devices,
-        )
+        return outputs
 
     def info(self, info: onnx.ValueInfoProto, value: ir.Value) -> None:
         """Write what a ValueInfoProto says to the value."""
@@ -322,6 +325,8 @@ class _Reader:
     def _devices(
         self, proto: onnx.NodeProto, scopes: list[_Scope]
     ) -> tuple[ir.NodeDeviceConfiguration, ...]:
+        if not proto.device_configurations:
+            return ()
         visible = collections.ChainMap(*reversed(scopes))
         return tuple(
             ir.serde.deserialize_node_device_configuration(entry, visible)

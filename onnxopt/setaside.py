@@ -60,13 +60,15 @@ def put_props(out: Any, entries: Iterable[Any], props: Mapping[str, str]) -> Non
 def put_opsets(out: Any, entries: Sequence[Any], imports: Mapping[str, int]) -> None:
     """Write opset imports: old ones in their old order, then new ones."""
     left = dict(imports)
+    last = {entry.domain: entry.version for entry in entries}
     for entry in entries:
-        if entry.domain in imports:
-            copy = out.add()
-            copy.CopyFrom(entry)
-            version = left.pop(entry.domain, entry.version)
-            if version != entry.version:
-                copy.version = version
+        if entry.domain not in imports:
+            continue
+        copy = out.add()
+        copy.CopyFrom(entry)
+        left.pop(entry.domain, None)
+        if imports[entry.domain] != last[entry.domain]:
+            copy.version = imports[entry.domain]
     for domain, version in left.items():
         out.add(domain=domain, version=version)
 

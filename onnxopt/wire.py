@@ -97,12 +97,6 @@ def fatten(data: bytes, length_of: Callable[[bytes], int]) -> Iterator[tuple[byt
     yield from pieces.result()
 
 
-def full_length(data: bytes, length_of: Callable[[bytes], int]) -> int:
-    """How many bytes the full message has, a few bytes of length prefixes aside."""
-    tickets = (data[position : position + _TICKET_BYTES] for position in _ticket_positions(data))
-    return len(data) + sum(length_of(ticket) - _TICKET_BYTES for ticket in tickets)
-
-
 def _thin_message(
     kind: str,
     data: memoryview,

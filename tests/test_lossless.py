@@ -115,6 +115,7 @@ ODDITIES: dict[str, Change] = {
     "no ir_version": lambda m: m.ClearField("ir_version"),
     "no opset import": lambda m: m.ClearField("opset_import"),
     "the default domain imported twice": lambda m: m.opset_import.add(domain="ai.onnx", version=9),
+    "one domain imported twice": lambda m: m.opset_import.add(domain="", version=9),
     "an import without a domain": lambda m: m.opset_import[0].ClearField("domain"),
     "the default domain by its long name": lambda m: setattr(m.graph.node[0], "domain", "ai.onnx"),
     "a default domain that is set": lambda m: setattr(m.graph.node[0], "domain", ""),
