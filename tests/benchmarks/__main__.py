@@ -54,7 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, help="a folder of NAME/model.onnx or NAME.onnx")
     parser.add_argument("--model", action="append", default=[], help="only this one (repeatable)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every command")
-    parser.add_argument("--seconds", type=float, default=15.0, help="time a model for `latency`")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time a model for `latency`")
     parser.add_argument("--threads", type=int, default=0, help="threads for `latency`")
     parser.add_argument("--rivals", action="store_true", help="rivals on the large model as well")
     parser.add_argument("--onnxopt", help="the command to measure, if not the installed one")

@@ -17,7 +17,7 @@ from tests.benchmarks.zoo import Model, feed
 
 
 def section(
-    models: Sequence[Model], command: str | None = None, *, seconds: float = 15.0, threads: int = 0
+    models: Sequence[Model], command: str | None = None, *, seconds: float = 20.0, threads: int = 0
 ) -> Section:
     """Optimize each model and time it against what it was, on the CPU provider."""
     found = {model.name: _measure(model, command, seconds, threads) for model in models}
@@ -44,6 +44,7 @@ def section(
             "speedup, geometric mean": f"{geometric_mean(speedups):.3f}",
         },
         {name: plain(timing) for name, timing in found.items()},
+        [f"{name}: {note}" for name, timing in timed.items() for note in timing.notes],
     )
 
 
