@@ -228,13 +228,12 @@ class _Exporter:
         return unused or value.is_graph_input()
 
     def _is_node(self, scope: _Scope, constant: Any) -> bool:
-        """Whether a new constant has to be a node: where the format knows no initializers that are
-        not inputs, and where the graph gives the constant out."""
+        """Whether a new constant has to be a node, as the format has no initializers there that
+        are not inputs."""
         if isinstance(scope.surgeon, gs.Function):
             return True
-        given = any(constant is tensor for tensor in scope.surgeon.outputs)
         old = self._ir_version < INITIALIZERS_STAND_ALONE
-        return (old or given) and not scope.held(constant.name)
+        return old and not scope.held(constant.name)
 
     def _constant_node(self, scope: _Scope, constant: Any) -> ir.Node:
         value = self.declare(scope, constant)

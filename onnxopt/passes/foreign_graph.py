@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,17 @@ import onnx_graphsurgeon as gs
 import onnx_ir as ir
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxopt import ops
 from onnxopt.errors import BadInput
+from onnxopt.passes.foreign_folding import (
+    HIDDEN_SHAPE,
+    drop_emptied_nodes,
+    exports,
+    flatten,
+    hidden_partial_shapes,
+    is_pure,
+    lower_constants,
+    pure_functions,
+)
 
 # graphsurgeon gives these element types as the number in the schema, not as a numpy type.
 _NUMBERED = frozenset(
@@ -27,7 +35,6 @@ _NUMBERED = frozenset(
         ir.DataType.FLOAT8E5M2FNUZ,
     }
 )
-_HIDDEN_SHAPE = "Shape of some axes"
 
 
 def surgeon_dtype(dtype: ir.DataType) -> Any:
@@ -170,33 +177,54 @@ class _Careful:
         recurse_functions: bool | None = None,
     ) -> Any:
         """As in graphsurgeon, but random nodes, partial Shapes and float32 constants survive."""
-        recurse = not isinstance(self, gs.Function)
-        pure = _pure_functions(self.functions)
+        pure = pure_functions(self.functions)
 
         def keep(node: Any) -> bool:
             return (
-                node.op == _HIDDEN_SHAPE
-                or not _is_pure(node, pure)
-                or any(not _exports(tensor) for tensor in node.inputs)
+                node.op == HIDDEN_SHAPE
+                or not is_pure(node, pure)
+                or any(not exports(tensor) for tensor in node.inputs)
                 or bool(should_exclude_node and should_exclude_node(node))
             )
 
-        sinks = [node for node in self.nodes if not node.outputs]
-        _lower_constants(self)
-        _drop_emptied_nodes(self, sinks)
-        with _hidden_partial_shapes(self.nodes):
-            super().fold_constants(  # type: ignore[misc]
-                fold_shapes=fold_shapes,
-                recurse_subgraphs=recurse_subgraphs,
-                partitioning=partitioning,
-                error_ok=error_ok,
-                flatten_subgraphs=flatten_subgraphs,
-                size_threshold=size_threshold,
-                should_exclude_node=keep,
-                recurse_functions=recurse if recurse_functions is None else recurse_functions,
-            )
-        _drop_emptied_nodes(self, sinks)
+        options = {
+            "fold_shapes": fold_shapes,
+            "partitioning": partitioning,
+            "error_ok": error_ok,
+            "size_threshold": size_threshold,
+        }
+        deeper = {
+            **options,
+            "recurse_subgraphs": recurse_subgraphs,
+            "flatten_subgraphs": flatten_subgraphs,
+            "should_exclude_node": should_exclude_node,
+            "recurse_functions": False,
+        }
+        self._fold_here(keep, options)
+        for subgraph in self.subgraphs() if recurse_subgraphs else ():  # type: ignore[attr-defined]
+            subgraph.fold_constants(**deeper)
+        if flatten_subgraphs:
+            flatten(self)
+        is_function = isinstance(self, gs.Function)
+        if not is_function if recurse_functions is None else recurse_functions:
+            for function in reversed(self.functions):
+                function.fold_constants(**deeper)
         return self
+
+    def _fold_here(self, keep: Callable[[Any], bool], options: Mapping[str, Any]) -> None:
+        """Fold what is in this graph itself."""
+        sinks = [node for node in self.nodes if not node.outputs]
+        lower_constants(self)
+        drop_emptied_nodes(self, sinks)
+        with hidden_partial_shapes(self.nodes):
+            super().fold_constants(  # type: ignore[misc]
+                **options,
+                recurse_subgraphs=False,
+                flatten_subgraphs=False,
+                should_exclude_node=keep,
+                recurse_functions=False,
+            )
+        drop_emptied_nodes(self, sinks)
 
 
 class SurgeonGraph(_Careful, gs.Graph):  # type: ignore[misc]
@@ -283,83 +311,6 @@ def _sorted(items: Sequence[Any], before: Sequence[set[int]]) -> list[Any]:
         stuck = next(item for index, item in enumerate(items) if waiting[index])
         raise gs.OnnxGraphSurgeonException(f"the graph has a cycle through {stuck.name!r}")
     return [items[index] for index in order]
-
-
-def _pure_functions(functions: Sequence[Any]) -> frozenset[tuple[str, str]]:
-    found: frozenset[tuple[str, str]] = frozenset()
-    while True:
-        now = frozenset(
-            (function.domain, function.name)
-            for function in functions
-            if all(_is_pure(node, found) for node in function.nodes)
-        )
-        if now == found:
-            return found
-        found = now
-
-
-def _is_pure(node: Any, functions: frozenset[tuple[str, str]]) -> bool:
-    """Whether the outputs depend on nothing but the inputs; custom operators are not known to."""
-    inner = [n for subgraph in node.subgraphs(recursive=True) for n in subgraph.nodes]
-    return all(
-        (n.domain, n.op) in functions
-        or ((n.domain or "") in ops.PURE_DOMAINS and n.op not in ops.RANDOM and not _trains(n))
-        for n in [node, *inner]
-    )
-
-
-def _trains(node: Any) -> bool:
-    return node.op == "Dropout" and len(node.inputs) > 2 and not node.inputs[2].is_empty()
-
-
-def _exports(tensor: Any) -> bool:
-    """Whether graphsurgeon's own exporter writes the constant as it is."""
-    values = getattr(tensor, "_values", None)
-    if not isinstance(values, np.ndarray):
-        return True
-    if values.dtype.kind in "OSU" or values.dtype.name.endswith("fnuz"):
-        return False
-    return ir.DataType.from_numpy(values.dtype).bitwidth >= 8
-
-
-def _lower_constants(graph: Any) -> None:
-    """Turn Constant nodes into constants, as graphsurgeon would, but at their element type."""
-    for node in graph.nodes:
-        values = _constant_values(node)
-        if values is not None:
-            node.outputs[0].to_constant(values)
-            node.outputs.clear()
-
-
-def _constant_values(node: Any) -> Any:
-    if node.op != "Constant" or len(node.attrs) != 1 or len(node.outputs) != 1:
-        return None
-    ((name, value),) = node.attrs.items()
-    if name == "value" and isinstance(value, gs.Constant):
-        return value._values
-    dtypes = {"value_float": np.float32, "value_int": np.int64}
-    dtype = dtypes.get(name.removesuffix("s"))
-    known = dtype is not None and not isinstance(value, gs.Node.AttributeRef)
-    return np.array(value, dtype=dtype) if known else None
-
-
-def _drop_emptied_nodes(graph: Any, sinks: Sequence[Any]) -> None:
-    # onnxruntime refuses a Constant, or a function with one, that gives nothing.
-    kept = {id(node) for node in sinks}
-    graph.nodes = [node for node in graph.nodes if node.outputs or id(node) in kept]
-
-
-@contextmanager
-def _hidden_partial_shapes(nodes: Sequence[Any]) -> Iterator[None]:
-    # graphsurgeon replaces every Shape by the whole shape; it leaves operators it can't name.
-    partial = [n for n in nodes if n.op == "Shape" and ("start" in n.attrs or "end" in n.attrs)]
-    for node in partial:
-        node.op = _HIDDEN_SHAPE
-    try:
-        yield
-    finally:
-        for node in partial:
-            node.op = "Shape"
 
 
 def is_graph(obj: object) -> bool:
