@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from tests.benchmarks.commands import AGAIN, Times, ratio
-from tests.benchmarks.judge import agree, count_nodes, grew, outputs
+from tests.benchmarks.judge import agree, count_loaded_nodes, count_nodes, grew, outputs
 from tests.benchmarks.process import run
 from tests.benchmarks.scaling import mixed_model
 from tests.benchmarks.tables import geometric_mean, markdown
@@ -56,6 +56,16 @@ def test_nodes_are_counted_in_bodies_and_functions_but_constants_are_not(tmp_pat
     path = tmp_path / "model.onnx"
     ir.save(ir.from_onnx_text(text), path)
     assert count_nodes(path) == 5
+
+
+def test_loaded_nodes_are_those_that_onnxruntime_leaves(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[2,2] x) => (float[2,2] y)'
+        "{ a = Identity(x) b = Identity(a) y = Neg(b) }"
+    )
+    path = tmp_path / "model.onnx"
+    ir.save(ir.from_onnx_text(text), path)
+    assert (count_nodes(path), count_loaded_nodes(path)) == (3, 1)
 
 
 @pytest.mark.parametrize(

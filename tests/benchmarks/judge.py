@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ def count_nodes(path: Path) -> int:
     proto = onnx.load(path, load_external_data=False)
     bodies: list[Any] = [proto.graph, *proto.functions]
     return sum(1 for body in bodies for node in _nodes(body.node) if node.op_type != "Constant")
+
+
+def count_loaded_nodes(path: Path) -> int:
+    """The nodes that are left when onnxruntime has loaded the model with its own optimizations."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "loaded.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(target)
+        weights = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(weights, "loaded.data")
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return count_nodes(target)
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
