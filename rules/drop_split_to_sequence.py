@@ -19,7 +19,7 @@ class DropSplitToSequence(Rule):
 
     def rewrite(self, op, hit):
         readers, axis = hit.split.output.readers, hit.split.attr("axis")
-        sizes = _sizes(hit.sizes, hit.x.dim(axis))
+        sizes = _sizes(hit.sizes, hit.x.dim(axis)) or []
         places = [reader.input(1) for reader in readers if reader.is_op("SequenceAt")]
         numbers = [int(place.scalar) for place in places if place and place.scalar is not None]
         hit.match(sizes and len(numbers) == len(readers) and not hit.split.output.is_graph_output)
