@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import tempfile
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ _LARGE = 1 << 26
 onnxruntime.set_default_logger_severity(_FATAL)
 
 _NUMPY_LACKS = re.compile(r"bfloat16|float8.*|float4.*|u?int[24]")
+_APART = {
+    "session.optimized_model_external_initializers_file_name": "weights",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
 _NO_FEEDS: Mapping[str, Any] = types.MappingProxyType({})
 
 
@@ -168,6 +173,34 @@ def evaluate(
     """
     session = Session.open(model, optimize=False, threads=1)
     return dict(zip((o.name for o in session.outputs), session.run(feeds), strict=True))
+
+
+def optimized_graph(
+    model: ModelSource, providers: Sequence[Provider] = (CPU,)
+) -> onnx.ModelProto:
+    """The graph that onnxruntime makes of a model before it runs it, all optimizations on.
+
+    Weights over 1 kB are left out: they have type, dims and a reference to data that is gone.
+
+    Raises:
+        RuntimeFailed: onnxruntime can't load the model, or a provider compiles it into something
+            that can't be written as a graph.
+        BadInput: A provider is unknown or not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        path = Path(folder, "optimized.onnx")
+        options = _session_options(True, 1, _APART)
+        options.optimized_model_filepath = str(path)
+        source, kept = _loadable(model, options)
+        try:
+            onnxruntime.InferenceSession(source, options, providers=resolve(providers))
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise RuntimeFailed(
+                f"onnxruntime can't show what it makes of the model: {first_line(error)}",
+                hint=_load_hint(error),
+            ) from error
+        del kept  # It had to outlive the session.
+        return onnx.load(path, load_external_data=False)
 
 
 def first_line(error: BaseException) -> str:

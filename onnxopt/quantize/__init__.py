@@ -1,0 +1,1 @@
+"""Quantization: what runs in integers, what it costs in accuracy, and whether it pays."""
