@@ -60,14 +60,15 @@ def _reshape(place: Place, placer: Placer) -> bool:
     node, result = place.node, place.facts.dims_of(place.node.outputs[0])
     if result is None or place.opset < 5:
         return False
-    if place.dims(0) == result and _drop(place):
-        return True
+    sources = [(source, place.facts.dims_of(source)) for source in _sources(node)]
+    for source, dims in sources:
+        if dims == result and _drop(place, source):
+            return True
     if ops.is_constant(place.input(1)):
         return False
     target = place.items(1) or []
     inferred = target.index(-1) if -1 in target else -1
-    for source in _sources(node):
-        dims = place.facts.dims_of(source)
+    for source, dims in sources:
         constants = None if dims is None else reshape_target(dims, result, inferred)
         if constants is not None:
             _set_input(place, placer, 1, constants)
@@ -184,9 +185,10 @@ def _is_zeros(value: ir.Value | None) -> bool:
     return False
 
 
-def _drop(place: Place) -> bool:
-    """Let the input of the node stand in for its output, unless that is an output of the graph."""
-    value, source = place.node.outputs[0], place.input(0)
+def _drop(place: Place, source: ir.Value | None = None) -> bool:
+    """Let a value (by default the input) stand in for the output, unless a graph gives that out."""
+    value = place.node.outputs[0]
+    source = place.input(0) if source is None else source
     if source is None or value.is_graph_output():
         return False
     value.replace_all_uses_with(source)

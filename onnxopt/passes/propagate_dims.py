@@ -12,7 +12,7 @@ from onnxopt import ops
 from onnxopt.passes.propagate import Dims, DimsRule, Place, Unknown
 from onnxopt.passes.propagate_control import if_dims, loop_dims
 from onnxopt.passes.propagate_windows import WINDOW_RULES
-from onnxopt.passes.symbols import Dim, Names, exact_quotient, is_natural, product
+from onnxopt.passes.symbols import Dim, Names, exact_quotient, is_natural, is_positive, product
 
 FAR = 2**31 - 1
 """A Slice end of at least this much means "to the end of the axis"."""
@@ -68,34 +68,42 @@ def _bound(names: Names, size: Dim, position: Dim) -> Dim:
 
 
 def reshaped(names: Names, source: Dims | None, target: Sequence[Dim], zero_copies: bool) -> Dims:
-    """The dims a Reshape gives.
-
-    A symbolic element is taken as the dim it names. Where it is zero at run time a Reshape may copy
-    the dim of its input instead, which differs only if the tensor is empty.
-    """
+    """The dims a Reshape gives."""
     result: list[Dim] = []
+    unknown: list[int] = []
     for index, dim in enumerate(target):
+        taken = isinstance(dim, int) or is_natural(dim)
         if dim == 0 and zero_copies:
             result.append(need(source)[index])
-        elif isinstance(dim, int) or is_natural(dim):
+        elif dim != -1 and taken and (not zero_copies or _is_kept(source, index, dim)):
             result.append(dim)
         else:
+            unknown.append(index)
             result.append(names.fresh())
-    if -1 in target:
-        place = list(target).index(-1)
+    open_places = unknown or [i for i, dim in enumerate(result) if not isinstance(dim, int)]
+    if len(open_places) == 1 and source is not None:
+        # The number of elements stays, whatever stands for the one dim that is left.
+        (place,) = open_places
         rest = product(dim for index, dim in enumerate(result) if index != place)
-        result[place] = _inferred(names, source, rest)
+        exact = exact_quotient(product(source), rest)
+        if exact is not None and (-1 in target or is_positive(rest)):
+            result[place] = exact
     return tuple(result)
 
 
-def _inferred(names: Names, source: Dims | None, rest: Dim) -> Dim:
+def _is_kept(source: Dims | None, index: int, dim: Dim) -> bool:
+    """Whether an element is the dim it names even where it is zero, which means "copy"."""
+    if isinstance(dim, int) or is_positive(dim):
+        return True
     if source is None:
-        return names.fresh()
-    total = product(source)
-    exact = exact_quotient(total, rest)
-    if exact is not None:
-        return exact
-    return names.of("quotient", total, rest, natural=True)
+        return False
+    if index >= len(source):
+        # There is nothing to copy, so the node does not run.
+        return True
+    if exact_quotient(source[index], dim) is not None:
+        return True
+    times = exact_quotient(dim, source[index])
+    return times is not None and is_positive(times)
 
 
 def _same(place: Place) -> list[Dims | None]:
