@@ -54,6 +54,17 @@ def exports(tensor: Any) -> bool:
     return ir.DataType.from_numpy(values.dtype).bitwidth >= 8
 
 
+def evaluates(tensor: Any) -> bool:
+    """Whether what onnxruntime computes for the tensor says its element type.
+
+    Element types that numpy lacks come back as bytes.
+    """
+    dtype = getattr(tensor, "dtype", None)
+    if dtype is None or isinstance(tensor, gs.Constant):
+        return True
+    return not isinstance(dtype, int) and ir.DataType.from_numpy(np.dtype(dtype)).bitwidth >= 8
+
+
 def lower_constants(graph: Any) -> None:
     """Turn Constant nodes into constants, as graphsurgeon would, but at their element type."""
     for node in graph.nodes:

@@ -16,6 +16,7 @@ from onnxopt.errors import BadInput
 from onnxopt.passes.foreign_folding import (
     HIDDEN_SHAPE,
     drop_emptied_nodes,
+    evaluates,
     exports,
     flatten,
     hidden_partial_shapes,
@@ -183,7 +184,8 @@ class _Careful:
             return (
                 node.op == HIDDEN_SHAPE
                 or not is_pure(node, pure)
-                or any(not exports(tensor) for tensor in node.inputs)
+                or not all(map(exports, node.inputs))
+                or not all(map(evaluates, node.outputs))
                 or bool(should_exclude_node and should_exclude_node(node))
             )
 

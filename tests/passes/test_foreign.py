@@ -320,6 +320,19 @@ def test_folding_leaves_what_graphsurgeon_would_write_wrongly() -> None:
     assert op_types(model) == ["Cast"]
 
 
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4])
+def test_folding_leaves_what_numpy_would_take_for_bytes(dtype: ir.DataType) -> None:
+    model = parse(
+        f"""
+        g () => (float[2] z) <float[2] w = {{1, 2}}>
+        {{ y = Cast <to = {int(dtype)}> (w)  z = Cast <to = 1> (y) }}
+        """
+    )
+    model.graph[0].outputs[0].type = ir.TensorType(dtype)
+    run(lambda graph: graph.fold_constants(), model)
+    assert op_types(model) == ["Cast", "Cast"]
+
+
 def test_strings_survive_being_read_and_edited() -> None:
     model = parse("g () => (string[2] y) { y = Identity(w) }", w=np.array(["ab", "cd"], object))
 
