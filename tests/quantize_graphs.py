@@ -65,9 +65,7 @@ class Drawing:
     def dequantize(self, value: str, scale: Any = 0.02, zero: Any = None, dtype: Any = np.uint8):
         return self.node("DequantizeLinear", value, *self.parameters(scale, zero, dtype))
 
-    def pair(
-        self, value: str, scale: Any = 0.02, zero: Any = None, dtype: Any = np.uint8
-    ) -> str:
+    def pair(self, value: str, scale: Any = 0.02, zero: Any = None, dtype: Any = np.uint8) -> str:
         """The value after Q and DQ."""
         both = self.parameters(scale, zero, dtype)
         return self.node("DequantizeLinear", self.node("QuantizeLinear", value, *both), *both)

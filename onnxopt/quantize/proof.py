@@ -96,7 +96,7 @@ def prove(model: io.Source, *, providers: Sequence[Provider] = (CPU,)) -> Proof:
         BadModel: The model can't be read.
     """
     marked = _plain(io.load(model))
-    nodes = [node for node in marked.graph.all_nodes()]
+    nodes = list(marked.graph.all_nodes())
     names = [node.name or f"{node.op_type} of {_first(node)}" for node in nodes]
     _mark(nodes)
     found = _Found.of(optimized_graph(marked, providers))
