@@ -23,18 +23,20 @@ CHUNKS = 40
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_the_suite_means_the_same_after_the_optimizer(chunk: int) -> None:
-    failures = list(failures_of(corpus.cases()[chunk::CHUNKS]))
+    verdicts = list(verdicts_of(corpus.cases()[chunk::CHUNKS]))
+    failures = [verdict for verdict in verdicts if verdict]
     assert not failures, "\n".join(failures)
+    assert len(verdicts) >= 100, "onnxruntime runs only a part of what it used to"
 
 
-def failures_of(cases: Iterable[corpus.Case]) -> Iterator[str]:
-    """A line for each model that comes out differently."""
+def verdicts_of(cases: Iterable[corpus.Case]) -> Iterator[str]:
+    """For each model that onnxruntime runs, a line on what came out wrong, or an empty one."""
     for case in cases:
         model, feeds = case.model(), case.feeds()
         for title, given, left in _variants(model, feeds):
             fault = fault_of(given, left, case.deterministic())
-            if fault:
-                yield f"{case.name}, {title}: {fault}"
+            if fault is not None:
+                yield f"{case.name}, {title}: {fault}" if fault else ""
 
 
 def _variants(
@@ -66,11 +68,12 @@ def _tensor_type(type_: onnx.TypeProto) -> onnx.TypeProto.Tensor:
     return type_.tensor_type
 
 
-def fault_of(model: onnx.ModelProto, feeds: corpus.Feeds, deterministic: bool) -> str:
-    """What is wrong with the optimized model; empty where nothing is, or it can't run at all."""
+def fault_of(model: onnx.ModelProto, feeds: corpus.Feeds, deterministic: bool) -> str | None:
+    """What is wrong with the optimized model, empty where nothing is; None if the given one can't
+    run."""
     expected = corpus.run(model, feeds)
     if expected is None:
-        return ""
+        return None
     valid = is_valid(model)
     try:
         optimized = onnxopt.api.optimize(model, check=False, bench=False).proto
