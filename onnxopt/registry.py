@@ -13,6 +13,7 @@ from types import GenericAlias, ModuleType
 from onnxopt.errors import BadInput, RuleError
 from onnxopt.rewrite.engine import CompiledRule, compile_rule
 from onnxopt.rewrite.rule import Rule
+from onnxopt.rewrite.specs import QuantSpec
 
 GROUP = "onnxopt.rules"
 BUILTIN = "onnxopt_rules"
@@ -32,6 +33,18 @@ def rules() -> dict[str, CompiledRule]:
                     f" {type(known.rule).__module__}, one in {type(rule).__module__}"
                 )
             found[compiled.name] = compiled
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def quant_specs() -> dict[str, QuantSpec]:
+    """How each operator is quantized, by op type. Raises RuleError where two specs claim one."""
+    found: dict[str, QuantSpec] = {}
+    for module in (module for pack in packs() for module in _modules(pack)):
+        for item in vars(module).values():
+            for op_type in item.op_types if isinstance(item, QuantSpec) else ():
+                if found.setdefault(op_type, item) is not item:
+                    raise RuleError(f"two specs say how {op_type} is quantized: {module.__name__}")
     return dict(sorted(found.items()))
 
 

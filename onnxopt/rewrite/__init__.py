@@ -5,6 +5,7 @@ from onnxopt.config import Exactness
 from onnxopt.rewrite.hit import Hit, NodeView, Operand, Refused
 from onnxopt.rewrite.pattern import Attr, Const, Value, Values
 from onnxopt.rewrite.rule import Example, Rule
+from onnxopt.rewrite.specs import QuantSpec, Role, always
 
 __all__ = [
     "Attr",
@@ -14,9 +15,12 @@ __all__ = [
     "Hit",
     "NodeView",
     "Operand",
+    "QuantSpec",
     "Refused",
+    "Role",
     "Rule",
     "Value",
     "Values",
+    "always",
     "ops",
 ]

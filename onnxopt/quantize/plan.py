@@ -1,0 +1,213 @@
+"""From ranges and specs to a plan: which nodes run in integers, and on which grid each value lies.
+
+A pair of QuantizeLinear and DequantizeLinear on every value between integer nodes is what the
+runtimes look for; where exactly they must stand is told by the specs in rules/quantize_*.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.errors import BadInput
+from onnxopt.quantize.records import Choice, Grid, QuantPlan, Range
+from onnxopt.rewrite.hit import NodeView
+from onnxopt.rewrite.specs import QuantSpec, Role
+
+ABSORBED = ("Relu", "Clip")
+"""Activations that a QuantizeLinear makes redundant where its grid ends with them."""
+
+
+def make_plan(
+    model: ir.Model,
+    ranges: Mapping[str, Range],
+    specs: Mapping[str, QuantSpec],
+    *,
+    target: str = "cpu",
+    keep_float: frozenset[str] = frozenset(),
+) -> QuantPlan:
+    """Choose the nodes to quantize and the grids of the values between them.
+
+    Args:
+        model: The float model, its shapes inferred.
+        ranges: Range of each float activation, by value name.
+        specs: How each operator is quantized.
+        target: The target whose checks count.
+        keep_float: Names of nodes that stay float.
+    """
+    if not any(target in spec.targets for spec in specs.values()):
+        known = sorted({name for spec in specs.values() for name in spec.targets})
+        raise BadInput(f"there is no target {target!r}", hint=f"choose one of {', '.join(known)}")
+    planner = _Planner(ranges, specs, target, keep_float)
+    nodes = [node for node in model.graph if node.op_type != "Constant"]
+    choices = [planner.first(node) for node in nodes]
+    planner.settle(nodes)
+    chosen = {node for node in nodes if node in planner.chosen}
+    grids = planner.grids(nodes)
+    settled = tuple(
+        choice if choice.quantize == (node in chosen) else planner.left_out(node)
+        for node, choice in zip(nodes, choices, strict=True)
+    )
+    return QuantPlan(target, settled, grids)
+
+
+def grid_of(found: Range, *, dtype: str = "uint8") -> Grid:
+    """The grid that covers a range and holds zero exactly; uint8 is asymmetric, int8 symmetric.
+
+    Raises BadInput for a range that is not finite.
+    """
+    low, high = min(found.low, 0.0), max(found.high, 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise BadInput("a range is not finite", hint="look for NaN or infinities in the model")
+    if dtype == "int8":
+        top = max(-low, high) or 1.0
+        return Grid(max(top / 127, _LEAST), 0, dtype)
+    levels = 65535 if dtype == "uint16" else 255
+    scale = max((high - low) / levels, _LEAST) if high > low else 1.0 / levels
+    return Grid(scale, min(levels, max(0, round(-low / scale))), dtype)
+
+
+_LEAST = 2.0**-120
+"""Smaller scales would be denormal, or turn a bias into infinity."""
+
+
+class _Planner:
+    """What has been chosen so far, for one model."""
+
+    def __init__(
+        self,
+        ranges: Mapping[str, Range],
+        specs: Mapping[str, QuantSpec],
+        target: str,
+        keep_float: frozenset[str],
+    ) -> None:
+        self._ranges = ranges
+        self._specs = specs
+        self._target = target
+        self._keep_float = keep_float
+        self.chosen: dict[ir.Node, QuantSpec] = {}
+
+    def first(self, node: ir.Node) -> Choice:
+        """The choice that depends on nothing but the node itself."""
+        reason = self._why_not(node)
+        if not reason:
+            self.chosen[node] = self._specs[node.op_type]
+        return Choice(node.name or "", node.op_type, not reason, reason or "it has a kernel")
+
+    def settle(self, nodes: list[ir.Node]) -> None:
+        """Take back nodes that only pay beside others, until nothing changes."""
+        changed = True
+        while changed:
+            changed = False
+            for node in nodes:
+                spec = self.chosen.get(node)
+                if (
+                    spec is not None
+                    and spec.role is not Role.PRODUCT
+                    and not self._pays(node, spec)
+                ):
+                    del self.chosen[node]
+                    changed = True
+
+    def left_out(self, node: ir.Node) -> Choice:
+        return Choice(
+            node.name or "", node.op_type, False, "no integer node stands before it, or behind it"
+        )
+
+    def grids(self, nodes: list[ir.Node]) -> dict[str, Grid]:
+        """A grid for each value that a chosen node reads or writes."""
+        wanted: dict[ir.Value, None] = {}
+        links: dict[ir.Value, ir.Value] = {}
+
+        def root(value: ir.Value) -> ir.Value:
+            while value in links:
+                value = links[value]
+            return value
+
+        for node in nodes:
+            spec = self.chosen.get(node)
+            if spec is None:
+                continue
+            reads, writes = self.reads(node, spec), self.writes(node, spec)
+            wanted.update(dict.fromkeys([*reads, *writes]))
+            if spec.role is Role.MOVE:
+                for value in writes:
+                    if root(value) is not root(reads[0]):
+                        links[root(value)] = root(reads[0])
+        united: dict[ir.Value, Range] = {}
+        for value in wanted:
+            head = root(value)
+            found = self._ranges[value.name or ""]
+            united[head] = united[head] | found if head in united else found
+        dtype = "uint8" if self._target in ("cpu", "generic", "qnn") else "int8"
+        return {value.name or "": grid_of(united[root(value)], dtype=dtype) for value in wanted}
+
+    def reads(self, node: ir.Node, spec: QuantSpec) -> list[ir.Value]:
+        """The activations that the node reads through pairs."""
+        slots = range(len(node.inputs)) if spec.data is None else spec.data
+        found = [node.inputs[slot] for slot in slots if slot < len(node.inputs)]
+        return [value for value in found if value is not None and not ops.is_constant(value)]
+
+    def writes(self, node: ir.Node, spec: QuantSpec) -> list[ir.Value]:
+        """The values that carry a pair behind the node: behind an activation that it absorbs."""
+        if spec.float_output and not self._feeds_integers(node):
+            return []
+        return [absorbed_output(value) for value in node.outputs if value.name]
+
+    def _feeds_integers(self, node: ir.Node) -> bool:
+        behind = [absorbed_output(value) for value in node.outputs]
+        return any(reader in self.chosen for value in behind for reader in value.consumers())
+
+    def _pays(self, node: ir.Node, spec: QuantSpec) -> bool:
+        before = [self._made_by(value) for value in self.reads(node, spec)]
+        known = bool(before) and all(maker in self.chosen for maker in before)
+        if spec.role is Role.MOVE or node.op_type == "GlobalAveragePool":
+            return known and (self._feeds_integers(node) or spec.role is Role.ARITHMETIC)
+        return known
+
+    def _made_by(self, value: ir.Value) -> ir.Node | None:
+        """The node whose integer kernel writes the value, through an absorbed activation."""
+        producer = value.producer()
+        if producer is not None and producer.op_type in ABSORBED and producer.inputs[0] is not None:
+            inner = producer.inputs[0]
+            if absorbed_output(inner) is value:
+                return inner.producer()
+        return producer
+
+    def _why_not(self, node: ir.Node) -> str:
+        spec = self._specs.get(node.op_type)
+        if spec is None or not ops.is_standard(node):
+            return f"no integer kernel is known for {node.op_type}"
+        if self._target not in spec.targets:
+            return spec.refused.get(self._target, f"{self._target} has no kernel for it")
+        if node.name in self._keep_float:
+            return "it was asked to stay float"
+        values = [*self.reads(node, spec), *(absorbed_output(value) for value in node.outputs)]
+        if any(value.dtype != ir.DataType.FLOAT for value in values):
+            return "it does not compute in float32"
+        if any(value.name not in self._ranges for value in values):
+            return "no range is known for what it reads or writes"
+        return spec.targets[self._target](NodeView(node))
+
+
+def absorbed_output(value: ir.Value) -> ir.Value:
+    """The value behind the Relu or Clip that alone reads this one, or the value itself."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return value
+    reader = next(iter(uses)).node
+    if ops.is_standard(reader, *ABSORBED) and reader.inputs[0] is value and _starts_at_zero(reader):
+        return reader.outputs[0]
+    return value
+
+
+def _starts_at_zero(node: ir.Node) -> bool:
+    if node.op_type == "Relu":
+        return True
+    view = NodeView(node)
+    operand = view.input(1)
+    low = operand.scalar if operand is not None else view.attr("min")
+    return low == 0.0

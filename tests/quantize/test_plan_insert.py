@@ -1,0 +1,157 @@
+"""A plan puts pairs where the runtime looks for them, and applying it keeps the function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from casefile import parse
+
+from onnxopt import registry
+from onnxopt.errors import BadInput
+from onnxopt.passes import shapes
+from onnxopt.quantize.insert import insert, nearest_codes
+from onnxopt.quantize.plan import grid_of, make_plan
+from onnxopt.quantize.records import Grid, QuantPlan, Range
+
+RANDOM = np.random.default_rng(0)
+
+
+def floats(*shape: int) -> str:
+    size = int(np.prod(shape))
+    numbers = ",".join(f"{value:.4f}" for value in RANDOM.standard_normal(size) * 0.3)
+    return f"float[{','.join(map(str, shape))}] {{name}} = {{{{{numbers}}}}}"
+
+
+def weight(name: str, *shape: int) -> str:
+    return floats(*shape).format(name=name)
+
+
+RESIDUAL = f"""
+g (float[1,8,6,6] x) => (float[1,4] y) <
+  {weight("w1", 8, 8, 3, 3)}, {weight("b1", 8)}, {weight("w2", 8, 8, 1, 1)}, {weight("b2", 8)},
+  {weight("w3", 8, 4)}, {weight("b3", 4)}, int64[2] s = {{0, -1}}>
+{{ [c1] a = Conv<pads = [1,1,1,1]>(x, w1, b1) [r1] b = Relu(a) [c2] c = Conv(b, w2, b2)
+   [sum] d = Add(b, c) [pool] e = GlobalAveragePool(d) [flat] f = Reshape(e, s)
+   [out] y = Gemm(f, w3, b3) }}"""
+
+
+def prepared(text: str) -> ir.Model:
+    model = ir.from_proto(parse(text))
+    shapes.infer(model)
+    return model
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Any], level: Any = None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if level is not None:
+        options.graph_optimization_level = level
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    return session.run(None, feeds)[0]
+
+
+def ranges_of(model: ir.Model, feeds: dict[str, Any]) -> dict[str, Range]:
+    """Every activation's range on one feed."""
+    proto = ir.to_proto(model)
+    names = [value.name or "" for node in model.graph for value in node.outputs]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = ort.InferenceSession(proto.SerializeToString())
+    found = dict(zip(names, session.run(None, feeds), strict=True)) | feeds
+    return {name: Range(float(a.min()), float(a.max())) for name, a in found.items()}
+
+
+def quantized(text: str, **keywords: Any) -> tuple[onnx.ModelProto, QuantPlan, Any, Any]:
+    model = prepared(text)
+    feeds = {"x": RANDOM.standard_normal((1, 8, 6, 6)).astype(np.float32)}
+    plan = make_plan(model, ranges_of(model, feeds), registry.quant_specs(), **keywords)
+    wanted = run(ir.to_proto(model), feeds)
+    insert(model, plan, registry.quant_specs())
+    shapes.restore(model)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto, plan, feeds, wanted
+
+
+def test_a_residual_network_runs_in_integers_throughout(tmp_path: Any) -> None:
+    proto, _, feeds, wanted = quantized(RESIDUAL)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(proto.SerializeToString(), options)
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    kernels = ("QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm")
+    assert [found[kernel] for kernel in kernels] == [2, 1, 1, 1]
+    assert not {"Conv", "Relu", "Add", "Gemm"} & set(found)
+    noise = run(proto, feeds) - wanted
+    assert 10 * np.log10(np.sum(wanted**2) / np.sum(noise**2)) > 20
+
+
+def test_the_interface_and_names_of_values_stay() -> None:
+    proto, _, _, _ = quantized(RESIDUAL)
+    original = parse(RESIDUAL)
+    assert proto.graph.input == original.graph.input
+    assert proto.graph.output == original.graph.output
+
+
+def test_each_left_out_node_has_a_reason() -> None:
+    _, plan, _, _ = quantized(RESIDUAL, keep_float=frozenset({"c2"}))
+    choices = {choice.node: choice for choice in plan.nodes}
+    assert choices["c2"].reason == "it was asked to stay float"
+    assert choices["sum"].reason == "no integer node stands before it, or behind it"
+    assert not choices["sum"].quantize and choices["c1"].quantize
+    assert all(choice.reason for choice in plan.nodes)
+
+
+def test_a_plan_survives_a_round_trip_and_an_edit_that_makes_no_sense_is_refused() -> None:
+    _, plan, _, _ = quantized(RESIDUAL)
+    assert QuantPlan.from_json(plan.to_json()) == plan
+    with pytest.raises(BadInput, match="can't be read"):
+        QuantPlan.from_json(plan.to_json().replace('"quantize": true', '"quantize": "yes"', 1))
+    with pytest.raises(BadInput, match="can't be read"):
+        QuantPlan.from_json("{}")
+
+
+def test_a_plan_for_another_model_is_refused() -> None:
+    _, plan, _, _ = quantized(RESIDUAL)
+    other = prepared("g (float[1,8,6,6] x) => (float[1,8,6,6] y) { [n] y = Relu(x) }")
+    with pytest.raises(BadInput, match="the plan names the node"):
+        insert(other, plan, registry.quant_specs())
+
+
+@pytest.mark.parametrize(
+    ("found", "dtype", "grid"),
+    [
+        (Range(0.0, 255.0), "uint8", Grid(1.0, 0)),
+        (Range(-127.0, 10.0), "int8", Grid(1.0, 0, "int8")),
+        (Range(1.0, 2.55), "uint8", Grid(2.55 / 255, 0)),
+        (Range(-255.0, -1.0), "uint8", Grid(1.0, 255)),
+        (Range(0.0, 0.0), "uint8", Grid(1 / 255, 0)),
+        (Range(0.0, 1e-42), "uint8", Grid(2.0**-120, 0)),
+    ],
+)
+def test_grids_cover_the_range_and_hold_zero(found: Range, dtype: str, grid: Grid) -> None:
+    assert grid_of(found, dtype=dtype) == grid
+
+
+def test_an_infinite_range_is_refused() -> None:
+    with pytest.raises(BadInput, match="not finite"):
+        grid_of(Range(0.0, float("inf")))
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(BadInput, match="no target"):
+        make_plan(prepared(RESIDUAL), {}, registry.quant_specs(), target="abacus")
+
+
+def test_channels_of_nought_get_a_scale_that_divides() -> None:
+    codes, scale = nearest_codes(np.array([[0.0, 0.0], [1.0, -2.0]]), 0)
+    assert codes.tolist() == [[0, 0], [64, -127]]
+    assert scale.tolist() == [1.0, pytest.approx(2 / 127)]
