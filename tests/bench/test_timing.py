@@ -160,6 +160,13 @@ def test_the_calls_of_a_block_are_the_same_for_every_side(machines: Any) -> None
     assert {side.calls for side in found.sides} == {found.calls_per_block * found.rounds}
 
 
+def test_a_disturbed_warm_up_does_not_make_the_blocks_short(machines: Any) -> None:
+    machine, paths = machines(1.0)
+    delays = iter([0.0, 3.0, 0.0, 3.0])
+    machine.run = lambda seconds: setattr(machine, "now", machine.now + seconds + next(delays, 0.0))
+    assert bench(paths, feeds=[FEED], seconds=20).calls_per_block == 60
+
+
 def test_a_call_over_several_feeds_counts_as_their_mean(machines: Any) -> None:
     _, paths = machines(5.0)
     found = bench(paths, feeds=[FEED] * 4, seconds=5)
