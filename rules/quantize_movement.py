@@ -22,7 +22,7 @@ MOVES = QuantSpec(
         "Tile",
         "Transpose",
         "Unsqueeze",
-    ),  # fmt: skip
+    ),
     role=Role.MOVE,
     targets=dict.fromkeys(_ALL, always),
     why="onnxruntime drops the pairs around it where both sides share scale and zero point",

@@ -231,7 +231,7 @@ def _bias_behind(node: ir.Node) -> tuple[ir.Node, int] | None:
     if len(uses) != 1 or not ops.is_standard(uses[0].node, "Add"):
         return None
     reader = uses[0].node
-    slot = 1 - [i for i, value in enumerate(reader.inputs) if value is node.outputs[0]][0]
+    slot = 1 - next(i for i, value in enumerate(reader.inputs) if value is node.outputs[0])
     tensor = ops.constant(reader.inputs[slot])
     return (reader, slot) if tensor is not None and len(tensor.shape) == 1 else None
 
