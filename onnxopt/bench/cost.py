@@ -12,8 +12,8 @@ from onnxopt import io, ops
 from onnxopt.bench import sizes
 from onnxopt.bench.macs import Dims, macs_of
 
-ANONYMOUS = "?"
-"""The name under which dims without a name stand in `Cost.macs_at`."""
+_SIDES = {4: 224, 5: 64}
+"""The size of the open sides of an input that is an image or a volume, by its rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ def cost(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
     """The cost of `model`, from the shapes its values carry now.
 
     Shapes are read and not inferred: run `onnxopt.passes.shapes.infer` first. `dims` gives sizes
-    to symbolic dims; every other one counts as 1, and `Cost.macs_at` says which did.
+    to symbolic dims; the other ones of the inputs count as 1, the sides of images as 224, and
+    `Cost.macs_at` says which did.
     """
     nodes = list(_every_node(model))
     counted = Counter(op_name(node) for node in nodes if not ops.is_standard(node, "Constant"))
@@ -235,10 +236,16 @@ def _bound(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
     """A size for every symbol that the inputs are declared with, and for those in `dims`."""
     found: dict[str, int] = {}
     for value in model.graph.inputs:
-        for dim in value.shape.dims if value.shape is not None else ():
+        for axis, dim in enumerate(value.shape.dims if value.shape is not None else ()):
             if not isinstance(dim, int) and dim.value is not None:
-                found[dim.value] = 1
+                found.setdefault(dim.value, _usual_size(value, axis))
     return found | dict(dims)
+
+
+def _usual_size(value: ir.Value, axis: int) -> int:
+    """1, but for the sides of an image or a volume: nothing is left of one pixel after pooling."""
+    rank = value.shape.rank() if value.shape is not None else 0
+    return _SIDES.get(rank, 1) if axis >= 2 else 1
 
 
 def _fix_inputs(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
@@ -248,11 +255,12 @@ def _fix_inputs(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
         if value.shape is None or value.is_initializer():
             continue
         fixed: list[int] = []
-        for dim in value.shape.dims:
+        for axis, dim in enumerate(value.shape.dims):
             if isinstance(dim, int) and dim >= 0:
                 fixed.append(dim)
                 continue
-            name = ANONYMOUS if isinstance(dim, int) or dim.value is None else dim.value
-            fixed.append(chosen.setdefault(name, dims.get(name, 1)))
+            named = isinstance(dim, ir.SymbolicDim) and dim.value is not None
+            name = str(dim) if named else f"{value.name}.{axis}"
+            fixed.append(chosen.setdefault(name, dims.get(name, _usual_size(value, axis))))
         value.shape = ir.Shape(fixed)
     return dict(sorted(chosen.items()))

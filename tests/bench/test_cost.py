@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -143,6 +144,22 @@ MATMULS = "g (float[batch,4] x, float[4,5] w) => (float[batch,5] y) { y = MatMul
 def test_a_dim_without_a_number_counts_as_one_and_that_is_said() -> None:
     found = cost(model(MATMULS))
     assert (found.macs, found.macs_at) == (4 * 5, {"batch": 1})
+
+
+IMAGE = "g (float[n,3,h,w] x, float[4,3,1,1] k) => (float[n,4,h,w] y) { y = Conv(x, k) }"
+
+
+@pytest.mark.parametrize("count", [cost, cost_at])
+def test_the_sides_of_an_image_count_as_those_of_a_photo(count: Any) -> None:
+    found = count(model(IMAGE), dims={"w": 10})
+    assert found.macs_at == {"n": 1, "h": 224, "w": 10}
+    assert found.macs == 224 * 10 * 4 * 3
+
+
+def test_a_dim_without_a_name_is_called_after_its_place() -> None:
+    loaded = model("g (float[1,4] x, float[4,5] w) => (float[] y) { y = MatMul(x, w) }")
+    loaded.graph.inputs[0].shape = ir.Shape([None, 4])
+    assert cost_at(loaded, dims={"x.0": 3}).macs_at == {"x.0": 3}
 
 
 def test_a_dim_takes_the_size_it_is_given() -> None:
