@@ -129,6 +129,17 @@ class Place:
         """The dims of an input."""
         return self.facts.dims_of(self.input(index))
 
+    def rank_known(self, index: int) -> Dims:
+        """The dims of an input.
+
+        Raises:
+            Unknown: Not even their number is known.
+        """
+        found = self.dims(index)
+        if found is None:
+            raise Unknown("rank")
+        return found
+
     def elements(self, index: int) -> Elements | None:
         """The elements of an input."""
         return self.facts.elements_of(self.input(index))

@@ -11,32 +11,17 @@ from collections.abc import Sequence
 from onnxopt import ops
 from onnxopt.passes.propagate import Dims, DimsRule, Place, Unknown
 from onnxopt.passes.propagate_control import if_dims, loop_dims
+from onnxopt.passes.propagate_views import VIEW_RULES
 from onnxopt.passes.propagate_windows import WINDOW_RULES
-from onnxopt.passes.symbols import Dim, Names, exact_quotient, is_natural, is_positive, product
+from onnxopt.passes.symbols import (
+    Dim,
+    Names,
+    exact_quotient,
+    is_natural,
+)
 
 FAR = 2**31 - 1
 """A Slice end of at least this much means "to the end of the axis"."""
-
-
-def need(dims: Dims | None) -> Dims:
-    """The dims.
-
-    Raises:
-        Unknown: The rank is not known.
-    """
-    if dims is None:
-        raise Unknown("rank")
-    return dims
-
-
-def broadcast(names: Names, shapes: Sequence[Dims]) -> Dims:
-    """The dims that tensors of these dims have after broadcasting against each other."""
-    rank = max(map(len, shapes))
-    result: list[Dim] = [1] * rank
-    for dims in shapes:
-        for index, dim in enumerate(dims, start=rank - len(dims)):
-            result[index] = names.broadcast(result[index], dim)
-    return tuple(result)
 
 
 def slice_length(names: Names, size: Dim, start: Dim, end: Dim, step: int) -> Dim:
@@ -67,106 +52,17 @@ def _bound(names: Names, size: Dim, position: Dim) -> Dim:
     return names.least(position, size)
 
 
-def reshaped(names: Names, source: Dims | None, target: Sequence[Dim], zero_copies: bool) -> Dims:
-    """The dims a Reshape gives."""
-    result: list[Dim] = []
-    unknown: list[int] = []
-    for index, dim in enumerate(target):
-        taken = isinstance(dim, int) or is_natural(dim)
-        if dim == 0 and zero_copies:
-            result.append(need(source)[index])
-        elif dim != -1 and taken and (not zero_copies or _is_kept(source, index, dim)):
-            result.append(dim)
-        else:
-            unknown.append(index)
-            result.append(names.fresh())
-    open_places = unknown or [i for i, dim in enumerate(result) if not isinstance(dim, int)]
-    if len(open_places) == 1 and source is not None:
-        # The number of elements stays, whatever stands for the one dim that is left.
-        (place,) = open_places
-        rest = product(dim for index, dim in enumerate(result) if index != place)
-        exact = exact_quotient(product(source), rest)
-        if exact is not None and (-1 in target or is_positive(rest)):
-            result[place] = exact
-    return tuple(result)
-
-
-def _is_kept(source: Dims | None, index: int, dim: Dim) -> bool:
-    """Whether an element is the dim it names even where it is zero, which means "copy"."""
-    if isinstance(dim, int) or is_positive(dim):
-        return True
-    if source is None:
-        return False
-    if index >= len(source):
-        # There is nothing to copy, so the node does not run.
-        return True
-    if exact_quotient(source[index], dim) is not None:
-        return True
-    times = exact_quotient(dim, source[index])
-    return times is not None and is_positive(times)
-
-
 def _same(place: Place) -> list[Dims | None]:
     return [place.dims(0)]
 
 
 def _elementwise(place: Place) -> list[Dims | None]:
-    shapes = [need(place.dims(index)) for index in range(len(place.node.inputs))]
-    return [broadcast(place.facts.names, shapes)]
-
-
-def _transpose(place: Place) -> list[Dims | None]:
-    dims = need(place.dims(0))
-    order = place.ints_attribute("perm") or list(range(len(dims)))[::-1]
-    return [tuple(dims[axis] for axis in order)]
-
-
-def _reshape(place: Place) -> list[Dims | None]:
-    target = place.items(1)
-    if target is None:
-        raise Unknown("shape")
-    copies = not place.int_attribute("allowzero", 0)
-    return [reshaped(place.facts.names, place.dims(0), target, copies)]
-
-
-def _flatten(place: Place) -> list[Dims | None]:
-    dims = need(place.dims(0))
-    axis = place.int_attribute("axis", 1)
-    axis += len(dims) if axis < 0 else 0
-    return [(product(dims[:axis]), product(dims[axis:]))]
-
-
-def _expand(place: Place) -> list[Dims | None]:
-    target = place.items(1)
-    if target is None or not all(map(is_natural, target)):
-        raise Unknown("shape")
-    return [broadcast(place.facts.names, [need(place.dims(0)), tuple(target)])]
-
-
-def _squeeze(place: Place) -> list[Dims | None]:
-    dims = need(place.dims(0))
-    axes = place.axes(1)
-    if axes is None:
-        if place.input(1) is not None or not all(isinstance(dim, int) for dim in dims):
-            raise Unknown("axes")
-        return [tuple(dim for dim in dims if dim != 1)]
-    gone = {axis % len(dims) for axis in axes}
-    return [tuple(dim for index, dim in enumerate(dims) if index not in gone)]
-
-
-def _unsqueeze(place: Place) -> list[Dims | None]:
-    dims = list(need(place.dims(0)))
-    axes = place.axes(1)
-    if axes is None:
-        raise Unknown("axes")
-    rank = len(dims) + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
-        dims.insert(axis, 1)
-    return [tuple(dims)]
+    shapes = [place.rank_known(index) for index in range(len(place.node.inputs))]
+    return [place.facts.names.broadcast_all(shapes)]
 
 
 def _concat(place: Place) -> list[Dims | None]:
-    shapes = [need(place.dims(index)) for index in range(len(place.node.inputs))]
+    shapes = [place.rank_known(index) for index in range(len(place.node.inputs))]
     axis = place.int_attribute("axis", 0) % len(shapes[0])
     result = [_most_known(column) for column in zip(*shapes, strict=True)]
     total: Dim = 0
@@ -182,7 +78,7 @@ def _most_known(dims: Sequence[Dim]) -> Dim:
 
 
 def _slice(place: Place) -> list[Dims | None]:
-    dims = list(need(place.dims(0)))
+    dims = list(place.rank_known(0))
     for axis, start, end, step in slices(place, len(dims)):
         dims[axis] = slice_length(place.facts.names, dims[axis], start, end, step)
     return [tuple(dims)]
@@ -210,7 +106,7 @@ def slices(place: Place, rank: int) -> list[tuple[int, Dim, Dim, int]]:
 
 
 def _split(place: Place) -> list[Dims | None]:
-    dims = need(place.dims(0))
+    dims = place.rank_known(0)
     axis = place.int_attribute("axis", 0) % len(dims)
     count = len(place.node.outputs)
     sizes: Sequence[Dim] | None = place.ints_attribute("split") or place.items(1)
@@ -232,7 +128,7 @@ def _even_split(size: Dim, count: int) -> list[Dim]:
 
 
 def _gather(place: Place) -> list[Dims | None]:
-    dims, indices = need(place.dims(0)), need(place.dims(1))
+    dims, indices = place.rank_known(0), place.rank_known(1)
     axis = place.int_attribute("axis", 0) % len(dims)
     return [(*dims[:axis], *indices, *dims[axis + 1 :])]
 
@@ -242,7 +138,7 @@ def _like_second(place: Place) -> list[Dims | None]:
 
 
 def _pad(place: Place) -> list[Dims | None]:
-    dims = list(need(place.dims(0)))
+    dims = list(place.rank_known(0))
     pads: Sequence[Dim] | None = place.ints_attribute("pads") or place.items(1)
     axes = place.integers(3)
     if pads is None or (place.input(3) is not None and axes is None):
@@ -257,7 +153,7 @@ def _pad(place: Place) -> list[Dims | None]:
 
 
 def _tile(place: Place) -> list[Dims | None]:
-    dims, repeats = need(place.dims(0)), place.items(1)
+    dims, repeats = place.rank_known(0), place.items(1)
     if repeats is None or place.opset < 6 or not all(map(is_natural, repeats)):
         raise Unknown("repeats")
     return [tuple(dim * times for dim, times in zip(dims, repeats, strict=True))]
@@ -283,23 +179,23 @@ def _range(place: Place) -> list[Dims | None]:
 
 
 def _matmul(place: Place) -> list[Dims | None]:
-    left, right = need(place.dims(0)), need(place.dims(1))
+    left, right = place.rank_known(0), place.rank_known(1)
     rows = left[-2:-1]
     columns = right[-1:] if len(right) > 1 else ()
-    outer = broadcast(place.facts.names, [left[:-2], right[:-2]])
+    outer = place.facts.names.broadcast_all([left[:-2], right[:-2]])
     return [(*outer, *rows, *columns)]
 
 
 def _gemm(place: Place) -> list[Dims | None]:
     left = place.dims(0) or (place.facts.names.fresh(), place.facts.names.fresh())
-    right = need(place.dims(1))
+    right = place.rank_known(1)
     rows = left[1 if place.int_attribute("transA", 0) else 0]
     columns = right[0 if place.int_attribute("transB", 0) else 1]
     return [(rows, columns)]
 
 
 def _reduce(place: Place) -> list[Dims | None]:
-    dims = need(place.dims(0))
+    dims = place.rank_known(0)
     axes = place.axes(1)
     if axes is None and place.input(1) is not None:
         raise Unknown("axes")
@@ -310,7 +206,7 @@ def _reduce(place: Place) -> list[Dims | None]:
 
 
 def _arg_reduce(place: Place) -> list[Dims | None]:
-    dims = need(place.dims(0))
+    dims = place.rank_known(0)
     axis = place.int_attribute("axis", 0) % len(dims)
     return [_without_axes(dims, {axis}, place.int_attribute("keepdims", 1))]
 
@@ -322,9 +218,7 @@ def _without_axes(dims: Dims, gone: set[int], keep: int) -> Dims:
 
 
 def _shape(place: Place) -> list[Dims | None]:
-    found = place.elements(0), place.dims(0)
-    dims = need(found[1])
-    return [(len(range(len(dims))[shape_window(place)]),)]
+    return [(len(place.rank_known(0)[shape_window(place)]),)]
 
 
 def shape_window(place: Place) -> slice:
@@ -342,7 +236,7 @@ def _einsum(place: Place) -> list[Dims | None]:
         raise Unknown("equation")
     sizes: dict[str, list[Dim]] = {}
     for index, term in enumerate(terms.split(",")):
-        for letter, dim in zip(term, need(place.dims(index)), strict=True):
+        for letter, dim in zip(term, place.rank_known(index), strict=True):
             sizes.setdefault(letter, []).append(dim)
     return [tuple(_most_known(sizes[letter]) for letter in result)]
 
@@ -382,14 +276,13 @@ DIMS_RULES: dict[str, DimsRule] = {
     **dict.fromkeys(ops.ELEMENTWISE_BINARY - {"PRelu"}, _elementwise),
     **dict.fromkeys(ops.ELEMENTWISE_VARIADIC, _elementwise),
     **dict.fromkeys((f"Reduce{kind}" for kind in _REDUCTIONS), _reduce),
+    **VIEW_RULES,
     **WINDOW_RULES,
     "ArgMax": _arg_reduce,
     "ArgMin": _arg_reduce,
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "Einsum": _einsum,
-    "Expand": _expand,
-    "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _like_second,
     "Gemm": _gemm,
@@ -399,14 +292,10 @@ DIMS_RULES: dict[str, DimsRule] = {
     "PRelu": _same,
     "Pad": _pad,
     "Range": _range,
-    "Reshape": _reshape,
     "Shape": _shape,
     "Slice": _slice,
     "Split": _split,
-    "Squeeze": _squeeze,
     "Tile": _tile,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
 }
 
 ML_DIMS_RULES: dict[str, DimsRule] = dict.fromkeys(

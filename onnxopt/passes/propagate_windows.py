@@ -11,15 +11,8 @@ from onnxopt.passes.propagate import Dims, DimsRule, Place, Unknown
 from onnxopt.passes.symbols import Dim, Names, exact_quotient
 
 
-def _dims(place: Place, index: int = 0) -> Dims:
-    found = place.dims(index)
-    if found is None:
-        raise Unknown("rank")
-    return found
-
-
 def _conv(place: Place) -> list[Dims | None]:
-    weight = _dims(place, 1)
+    weight = place.rank_known(1)
     image = place.dims(0)
     if image is None:
         # The image has as many axes as the weight, or the node does not run.
@@ -28,7 +21,7 @@ def _conv(place: Place) -> list[Dims | None]:
 
 
 def _pool(place: Place) -> list[Dims | None]:
-    image = _dims(place)
+    image = place.rank_known(0)
     kernel = place.ints_attribute("kernel_shape")
     if kernel is None or place.int_attribute("ceil_mode", 0):
         # How a window that hangs over the edge counts has changed between versions.
@@ -76,7 +69,7 @@ def _floor(names: Names, dim: Dim, divisor: int) -> Dim:
 
 
 def _conv_transpose(place: Place) -> list[Dims | None]:
-    image, weight = _dims(place), _dims(place, 1)
+    image, weight = place.rank_known(0), place.rank_known(1)
     spatial, kernel = image[2:], _kernel(place, weight)
     group = place.int_attribute("group", 1)
     return [(image[0], weight[1] * group, *_stretched(place, spatial, kernel))]
@@ -102,12 +95,12 @@ def _stretched(place: Place, image: Sequence[Dim], kernel: Sequence[int]) -> Seq
 
 
 def _global_pool(place: Place) -> list[Dims | None]:
-    dims = _dims(place)
+    dims = place.rank_known(0)
     return [(*dims[:2], *[1] * (len(dims) - 2))]
 
 
 def _resize(place: Place) -> list[Dims | None]:
-    dims = _dims(place)
+    dims = place.rank_known(0)
     if place.ints_attribute("axes") is not None:
         raise Unknown("axes")
     if place.text_attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -119,7 +112,7 @@ def _resize(place: Place) -> list[Dims | None]:
 
 
 def _upsample(place: Place) -> list[Dims | None]:
-    return [_scaled(place, _dims(place), 1)]
+    return [_scaled(place, place.rank_known(0), 1)]
 
 
 def _scaled(place: Place, dims: Dims, index: int) -> Dims:
@@ -143,7 +136,7 @@ def _scale(names: Names, dim: Dim, scale: float) -> Dim:
 
 
 def _depth_to_space(place: Place) -> list[Dims | None]:
-    batch, channels, height, width = _dims(place)
+    batch, channels, height, width = place.rank_known(0)
     block = place.int_attribute("blocksize", 1)
     depth = exact_quotient(channels, block * block)
     if depth is None:
@@ -152,7 +145,7 @@ def _depth_to_space(place: Place) -> list[Dims | None]:
 
 
 def _recurrent(place: Place) -> list[Dims | None]:
-    sequence, weight = _dims(place), _dims(place, 2)
+    sequence, weight = place.rank_known(0), place.rank_known(2)
     hidden = weight[2]
     directions = weight[0]
     if place.int_attribute("layout", 0):

@@ -8,7 +8,7 @@ operation and its operands: the same operation on equal operands gives an equal 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Union, cast
 
 
@@ -22,7 +22,7 @@ class Symbol(NamedTuple):
 Monomial = tuple[Symbol, ...]
 Dim = Union[int, "Expression"]
 
-_LONGEST_NAME = 40
+_LONGEST_NAME = 400
 _NO_JOIN: tuple[str, frozenset[Dim]] = ("", frozenset())
 
 
@@ -129,6 +129,11 @@ def exact_quotient(dim: Dim, divisor: Dim) -> Dim | None:
     return _total(terms)
 
 
+def symbols_of(dims: Iterable[Dim]) -> set[Symbol]:
+    """The symbols that the dims are made of."""
+    return {part for dim in dims for monomial, _ in _terms(dim) for part in monomial}
+
+
 class Names:
     """Gives names to unknown integers: one name for one operation on the same operands."""
 
@@ -191,6 +196,15 @@ class Names:
         if len(parts) == 1:
             return parts.pop()
         return self._joined("broadcast", parts, natural=True)
+
+    def broadcast_all(self, shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:
+        """The dims that tensors have after broadcasting against each other."""
+        rank = max(map(len, shapes))
+        result: list[Dim] = [1] * rank
+        for dims in shapes:
+            for index, dim in enumerate(dims, start=rank - len(dims)):
+                result[index] = self.broadcast(result[index], dim)
+        return tuple(result)
 
     def _parts(self, operation: str, dim: Dim) -> set[Dim]:
         """What `dim` joins by `operation`; itself if it is no such join."""

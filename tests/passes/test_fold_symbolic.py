@@ -103,7 +103,7 @@ FLAT = """g (float[n,4,s] x) => (y)
 def test_a_reshape_reads_past_views_that_hide_its_dims(target: str, left: dict[str, int]) -> None:
     text = FLAT.format(target=target)
     folded, _ = fold(text)
-    same_answers(text, folded, {"x": array(2, 4, 3)}, {"x": array(0, 4, 3)})
+    same_answers(text, folded, {"x": array(2, 4, 3)})
     assert ops_of(folded) == left
 
 
