@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxopt.bench import timing
+from onnxopt.bench import trial
 from onnxopt.cli.main import COMMANDS, Commands, cli, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +21,7 @@ TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the models, and one of them as model.onnx; timing is cut short."""
-    monkeypatch.setattr(timing, "MAX_ROUNDS", 3)
+    monkeypatch.setattr(trial, "MAX_ROUNDS", 4)
     shutil.copytree(ROOT / "models", tmp_path / "models")
     shutil.copy(ROOT / "models" / "digits_mlp.onnx", tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
