@@ -117,10 +117,11 @@ class _Run:
         self.failures.update((refusal.node, refusal) for refusal in evaluation.refusals)
         for refusal in (*plan.refusals, *self.failures.values()):
             self.refusals[refusal.node] = refusal
+        # Without the nodes that failed, what they were to be computed from can still be folded.
+        again = bool(evaluation.failed) or any(map(_tells_of_shapes, evaluation.by_runtime))
         self._place(plan, evaluation.tensors, placer)
         self.failed |= evaluation.failed
-        # Without the nodes that failed, what they were to be computed from can still be folded.
-        return evaluation.by_runtime > 0 or bool(evaluation.failed)
+        return again
 
     def _place(self, plan: Plan, tensors: Tensors, placer: Placer) -> None:
         for value in (value for group in plan.groups for value in group.results):
@@ -176,6 +177,13 @@ class _Run:
         """Remove folded nodes and count those that went."""
         sweep(reversed(nodes))
         self.hits.update(node.op_type for node in nodes if node.graph is None)
+
+
+def _tells_of_shapes(value: ir.Value) -> bool:
+    """Whether the shape of another tensor may depend on the value."""
+    if value.dtype is None or not value.dtype.is_floating_point():
+        return True
+    return any(user.op_type in ("Range", "Resize", "Upsample") for user, _ in value.uses())
 
 
 def _opsets(scope: ir.Graph | ir.Function, model: ir.Model) -> dict[str, int]:

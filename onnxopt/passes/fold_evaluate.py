@@ -42,7 +42,7 @@ class Evaluation:
         self.tensors: Tensors = {}
         self.refusals: list[Refusal] = []
         self.failed: set[ir.Node] = set()
-        self.by_runtime = 0
+        self.by_runtime: set[ir.Value] = set()
 
     def run(self, groups: Iterable[Group]) -> None:
         """Compute the results of the groups into `tensors`; what can't be is in `failed`."""
@@ -143,7 +143,7 @@ class Evaluation:
                 raise RuntimeFailed("the result is not a tensor of numbers")
             found[value] = ir.Tensor(np.asarray(array))
         self.tensors.update(found)
-        self.by_runtime += len(nodes)
+        self.by_runtime.update(found)
 
 
 class _Region:
@@ -204,6 +204,9 @@ class _Region:
 def _moved(place: Place, move: Move, tensors: Sequence[ir.TensorProtocol]) -> Tensors:
     """The outputs of a node that only moves elements."""
     node, dtype = place.node, tensors[0].dtype
+    if node.op_type == "ConstantOfShape":
+        fill = ops.tensor_of(node.attributes.get("value"))
+        dtype = ir.DataType.FLOAT if fill is None else fill.dtype
     if node.op_type == "Transpose" and tensors[0].nbytes > _LAZY_BYTES:
         # A mapped weight is turned when it is written or read, so that no copy stays in memory.
         order = place.ints_attribute("perm") or list(range(len(tensors[0].shape)))[::-1]
@@ -254,13 +257,36 @@ def _gather(place: Place, arrays: list[Array]) -> list[Array]:
     return [np.take(arrays[0], arrays[1], axis=place.int_attribute("axis", 0))]
 
 
+def _expand(place: Place, arrays: list[Array]) -> list[Array]:
+    return [np.broadcast_to(arrays[0], np.broadcast_shapes(arrays[0].shape, tuple(arrays[1])))]
+
+
+def _split(place: Place, arrays: list[Array]) -> list[Array]:
+    axis = place.int_attribute("axis", 0)
+    sizes = [place.facts.dims_of(value) for value in place.node.outputs]
+    lengths = [dims[axis] for dims in sizes if dims is not None]
+    known = [length for length in lengths if isinstance(length, int)]
+    if len(known) != len(sizes):
+        raise Unknown("split")
+    return np.split(arrays[0], np.cumsum(known)[:-1], axis=axis)
+
+
+def _filled(place: Place, arrays: list[Array]) -> list[Array]:
+    fill = ops.tensor_of(place.node.attributes.get("value"))
+    value = np.float32(0) if fill is None else fill.numpy().reshape(-1)[0]
+    return [np.full(tuple(arrays[0]), value)]
+
+
 MOVES: dict[str, Move] = {
     "Concat": _concat,
+    "ConstantOfShape": _filled,
+    "Expand": _expand,
     "Flatten": _in_new_shape,
     "Gather": _gather,
     "Identity": lambda _, arrays: [arrays[0]],
     "Reshape": _in_new_shape,
     "Slice": _slice,
+    "Split": _split,
     "Squeeze": _in_new_shape,
     "Transpose": _transpose,
     "Unsqueeze": _in_new_shape,

@@ -153,8 +153,9 @@ def make_plan(
         if reason != _NO_TENSOR:
             refusals.append(Refusal("fold", label(culprit), reason))
         rest = [node for node in group.nodes if node not in given_up]
-        kept = foldable(rest, Constants(facts), given_up)
-        waiting = sorted([*_groups(kept, facts), *waiting], key=lambda each: each.growth)
+        if rest:
+            kept = foldable(rest, Constants(facts), given_up)
+            waiting = sorted([*_groups(kept, facts), *waiting], key=lambda each: each.growth)
     return Plan(tuple(groups), tuple(refusals))
 
 
