@@ -74,9 +74,9 @@ class Drawing:
         self, *shape: int, dtype: Any = np.int8, axis: int | None = None, scale: float = 0.01
     ) -> str:
         """A quantized constant behind DQ, per tensor or per channel of `axis`."""
-        low, high = (-64, 64) if dtype == np.int8 else (64, 192)
+        low, high = (64, 192) if dtype == np.uint8 else (-64, 64)
         codes = self.constant(self.random.integers(low, high, shape).astype(dtype))
-        middle = 0 if dtype == np.int8 else 128
+        middle = 128 if dtype == np.uint8 else 0
         if axis is None:
             return self.dequantize(codes, scale, middle, dtype)
         count = shape[axis]

@@ -51,6 +51,9 @@ PLACEMENTS: dict[str, Placement] = {
 }
 """By operator of the standard domain; what is not here never runs in integers."""
 
+MOVES_ANY_CODE = frozenset({"Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""What also moves codes of 16 bits."""
+
 INTEGER_KERNELS = frozenset(
     {
         "ConvInteger",

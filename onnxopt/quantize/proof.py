@@ -148,12 +148,12 @@ def _concerns(node: ir.Node) -> bool:
 class _Found:
     """The nodes of the optimized graph by the mark in their name, and in those of their outputs.
 
-    `integer` holds, by identity, those that compute with codes.
+    `integer` holds the first outputs of those that compute with codes.
     """
 
     by_name: Mapping[int, list[onnx.NodeProto]]
     by_output: Mapping[int, onnx.NodeProto]
-    integer: frozenset[int]
+    integer: frozenset[str]
     borders: Mapping[str, int]
     graph: onnx.ModelProto
 
@@ -161,7 +161,7 @@ class _Found:
     def of(cls, model: onnx.ModelProto) -> _Found:
         by_name: dict[int, list[onnx.NodeProto]] = {}
         by_output: dict[int, onnx.NodeProto] = {}
-        integer: set[int] = set()
+        integer: set[str] = set()
         borders: Counter[str] = Counter()
         codes: set[str] = set()
         for graph in _graphs(model.graph):
@@ -175,19 +175,23 @@ class _Found:
                 if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                     borders[node.op_type] += 1
                 if _computes_with_codes(node, codes):
-                    integer.add(id(node))
+                    integer.add(node.output[0])
         return cls(by_name, by_output, frozenset(integer), dict(borders), model)
 
     def node(self, mark: int) -> onnx.NodeProto | None:
         """What the marked node became; an integer kernel before a Transpose around it."""
         named_so = self.by_name.get(mark, [])
         for node in named_so:
-            if id(node) in self.integer:
+            if self.computes(node):
                 return node
         found = self.by_output.get(mark)
         if found is not None and found.op_type in ("QuantizeLinear", "DequantizeLinear"):
             found = None
         return named_so[0] if named_so else found
+
+    def computes(self, node: onnx.NodeProto) -> bool:
+        """Whether a node of the optimized graph computes with codes."""
+        return node.output[0] in self.integer
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -245,7 +249,7 @@ class _Judge:
             if _is_constant(node):
                 return None
             return self._vanished(node, name)
-        if id(became) in self._found.integer:
+        if self._found.computes(became):
             return NodeProof(name, node.op_type, became.op_type, True, intended)
         reason = self._why(unit, became)
         return NodeProof(
@@ -258,7 +262,7 @@ class _Judge:
             maker = value.producer()
             if maker is not None and not is_byte_op(maker) and maker in self._places:
                 became = self._found.node(self._places[maker])
-                if became is not None and id(became) in self._found.integer:
+                if became is not None and self._found.computes(became):
                     return became
         for value in named(node.outputs):
             for reader in readers(value):

@@ -13,7 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt import ops
-from onnxopt.quantize.placement import PLACEMENTS, WEIGHT_INPUT, Placement, weight_axis
+from onnxopt.quantize.placement import (
+    MOVES_ANY_CODE,
+    PLACEMENTS,
+    WEIGHT_INPUT,
+    Placement,
+    weight_axis,
+)
 from onnxopt.quantize.units import (
     ABSORBED,
     Coding,
@@ -58,12 +64,20 @@ def rule_names() -> tuple[str, ...]:
     return (*(name for name, _ in _ASKED), "declined")
 
 
-def why(unit: Unit) -> Why:
-    """Why the node stays float."""
+def blocked(unit: Unit) -> Why | None:
+    """What keeps the node float, as far as the graph shows it; None where nothing does."""
     for name, ask in _ASKED:
         answer = ask(unit)
         if answer is not None:
             return Why(name, *answer)
+    return None
+
+
+def why(unit: Unit) -> Why:
+    """Why the node stays float."""
+    found = blocked(unit)
+    if found is not None:
+        return found
     types = ", ".join(coding.dtype.name.lower() for coding in _codings(unit))
     return Why(
         "declined",
@@ -122,6 +136,15 @@ def _no_kernel(unit: Unit) -> tuple[str, str] | None:
     return f"the CPU provider has no integer kernel for {node.op_type}", fix
 
 
+@_rule("opset")
+def _opset(unit: Unit) -> tuple[str, str] | None:
+    graph = unit.node.graph
+    version = graph.opset_imports.get("") if graph is not None else None
+    if unit.node.op_type != "MaxPool" or version is None or version >= 12:
+        return None
+    return f"MaxPool of opset {version} takes no codes", "raise the model's opset to 13"
+
+
 @_rule("activation-alone")
 def _activation_alone(unit: Unit) -> tuple[str, str] | None:
     if unit.node.op_type not in ABSORBED:
@@ -147,7 +170,7 @@ def _scale_type(unit: Unit) -> tuple[str, str] | None:
 @_rule("code-type")
 def _code_type(unit: Unit) -> tuple[str, str] | None:
     for coding in _activation_codings(unit):
-        if not coding.is_byte:
+        if not coding.is_byte and unit.node.op_type not in MOVES_ANY_CODE:
             return (
                 f"the codes are {coding.dtype.name.lower()}; the kernels take 8 bits",
                 "use uint8 for activations",
@@ -285,14 +308,19 @@ def _float_reader(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("signed-activations")
 def _signed(unit: Unit) -> tuple[str, str] | None:
+    stuck, free = [], 0
     for maker in _activation_makers(unit):
-        if coding_of(maker).dtype is not ir.DataType.INT8:
-            continue
         codes = maker.outputs[0] if is_quantize(maker) else maker.inputs[0]
-        reason = moves_signed(codes)
-        if reason and ops.constant(codes) is None:
-            return f"its activations are int8: {reason}", "use uint8 for activations"
-    return None
+        if coding_of(maker).dtype is not ir.DataType.INT8:
+            free += 1
+        elif ops.constant(codes) is None:
+            reason = moves_signed(codes)
+            stuck += [reason] if reason else []
+            free += not reason
+    # onnxruntime turns what it can to uint8; a kernel takes either type, and not both.
+    if not stuck or not (free or unit.node.op_type in ("Conv", "MatMul")):
+        return None
+    return f"its activations are int8: {stuck[0]}", "use uint8 for activations"
 
 
 @_rule("signed-constant")
@@ -307,15 +335,6 @@ def _signed_constant(unit: Unit) -> tuple[str, str] | None:
         if coding_of(maker).dtype is ir.DataType.INT8:
             return "a constant operand is int8", "quantize the constant to uint8"
     return None
-
-
-@_rule("mixed-types")
-def _mixed(unit: Unit) -> tuple[str, str] | None:
-    types = {coding.dtype for coding in _activation_codings(unit)}
-    if len(types) <= 1:
-        return None
-    listed = " and ".join(sorted(each.name.lower() for each in types))
-    return f"its inputs and outputs are {listed}", "use one type, uint8, for all of them"
 
 
 @_rule("bias-scale")
@@ -507,7 +526,8 @@ def _ends(unit: Unit) -> Iterator[ir.Value]:
 def _is_quantized_by_runtime(unit: Unit, index: int) -> bool:
     """Whether onnxruntime itself quantizes this float constant when it loads the model."""
     if unit.node.op_type == "Where":
-        return True
+        tensor = ops.constant(unit.node.inputs[index])
+        return tensor is not None and not tensor.shape.numpy()
     if unit.node.op_type in ("Conv", "Gemm"):
         return index in (1, 2) and bool(unit.sinks)
     return unit.node.op_type == "MatMul" and index == 1 and bool(unit.sinks)

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto
 from quantize_graphs import Drawing
 
+from onnxopt.quantize.placement import MOVES_ANY_CODE
 from onnxopt.runtime.sessions import optimized_graph
 
 IMAGE = (1, 8, 6, 6)
@@ -373,6 +374,16 @@ def test_codes_are_moved_where_both_scales_are_equal(op_type: str) -> None:
     assert reads_codes(single(op_type, *extra, **attributes), op_type)
     other = single(op_type, *extra, after={"scale": 0.03}, **attributes)
     assert not reads_codes(other, op_type)
+
+
+@pytest.mark.parametrize("op_type", MOVING)
+def test_only_some_movers_take_codes_of_16_bits(op_type: str) -> None:
+    extra, attributes = MOVING[op_type]
+    g = Drawing()
+    x = g.pair(g.input(*IMAGE), dtype=np.uint16)
+    y = g.node(op_type, x, *[g.constant(each) for each in extra], **attributes)
+    model = g.model(g.pair(y, dtype=np.uint16))
+    assert reads_codes(model, op_type) == (op_type in MOVES_ANY_CODE)
 
 
 def test_pairs_are_carried_through_some_movers_and_not_through_others() -> None:

@@ -1,0 +1,83 @@
+"""Where a product of codes can overflow 16 bits, and scales with which it can't.
+
+Processors with AVX2 or AVX-512 and without VNNI add two products of a uint8 and an int8 code into
+16 bits, and cut what does not fit. With input codes up to 255 the sum of two neighbours of one
+sign passes that where their weights' codes add up to more than 128. The neighbours are those that
+one instruction joins: elements 2i and 2i+1 in the order in which onnxruntime's kernel runs through
+a weight (rows, columns, then channels of a convolution). Depthwise convolutions take another way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+MOST = 128
+"""The largest sum of two codes of one sign that can't overflow: 255 * 128 < 2**15."""
+
+
+def channel_rows(codes: Array, op_type: str, transposed: bool = False) -> Array | None:
+    """The weight as [channels, runs, length], each run in the order of the kernel.
+
+    `op_type` is Conv, Gemm or MatMul; `transposed` is transB of a Gemm. None for a depthwise
+    convolution, and for what is none of these.
+    """
+    if op_type == "Conv":
+        if codes.ndim < 3 or codes.shape[1] == 1:
+            return None
+        return np.moveaxis(codes, 1, -1).reshape(codes.shape[0], 1, -1)
+    if op_type == "Gemm":
+        return (codes if transposed else codes.T).reshape(-1, 1, codes.shape[transposed])
+    if op_type == "MatMul" and codes.ndim >= 2:
+        channels, length = codes.shape[-1], codes.shape[-2]
+        return np.moveaxis(codes, -1, 0).reshape(channels, -1, length)
+    return None
+
+
+def worst_pairs(rows: Array) -> Array:
+    """For each channel the largest sum of two neighbours of one sign, as a positive number."""
+    length = rows.shape[-1]
+    even = np.pad(rows.astype(np.float64), ((0, 0), (0, 0), (0, length % 2)))
+    first, second = even[..., 0::2], even[..., 1::2]
+    sums = np.where(first * second > 0, np.abs(first + second), 0.0)
+    worst: Array = sums.reshape(len(rows), -1).max(axis=1, initial=0.0)
+    return worst
+
+
+def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> tuple[Array, Array]:
+    """Codes of a float weight and scales of its channels with which nothing overflows.
+
+    Args:
+        weight: The float weight.
+        scale: float64 [channels]: its scales now. Those of channels that are safe stay.
+        op_type: Conv, Gemm or MatMul.
+        transposed: transB of a Gemm.
+
+    Returns:
+        int8 codes of the weight's shape, and the new scales.
+    """
+    rows = channel_rows(weight, op_type, transposed)
+    scale = scale.astype(np.float64).copy()
+    if rows is None:
+        return _rounded(weight, scale, 0), scale
+    parts = scale[:, None, None]
+    for _ in range(20):
+        worst = worst_pairs(np.clip(np.rint(rows / parts), -127, 127))
+        risky = worst > MOST
+        if not risky.any():
+            break
+        # Rounding can push a pair back over the limit; a little more room each time.
+        scale[risky] *= np.maximum(worst[risky] / MOST, 1 + 1 / 512)
+        parts = scale[:, None, None]
+    axis = 0 if op_type == "Conv" or transposed else weight.ndim - 1
+    return _rounded(weight, scale, axis), scale
+
+
+def _rounded(weight: Array, scale: Array, axis: int) -> Array:
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    codes = np.rint(weight.astype(np.float64) / scale.reshape(shape))
+    return np.clip(codes, -127, 127).astype(np.int8)
