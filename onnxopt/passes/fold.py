@@ -92,6 +92,10 @@ class _Run:
         """One round; gives whether another could find more."""
         self.facts = shapes.facts_of(self.model)
         self.refusals.clear()
+        inlined = [self._inline(scope) for scope in roots(self.model)]
+        if any(inlined):
+            # Branches that are never taken must not count as readers of what is folded.
+            return True
         grown = int(self.model.graph.meta.get(GROWN, 0))
         budget = Budget(self._allowance() - grown)
         left = budget.left
@@ -100,7 +104,6 @@ class _Run:
             again |= self._compute(scope, budget)
             self._simplify(scope)
             self._merge(scope)
-            again |= self._inline(scope)
         self.model.graph.meta[GROWN] = grown + left - budget.left
         return again
 
