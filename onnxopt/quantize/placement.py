@@ -51,8 +51,21 @@ PLACEMENTS: dict[str, Placement] = {
 }
 """By operator of the standard domain; what is not here never runs in integers."""
 
-MOVES_ANY_CODE = frozenset({"Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-"""What also moves codes of 16 bits."""
+MOVES_ANY_CODE = frozenset(
+    {
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+"""What also moves codes of 16 bits, those of constants aside."""
 
 INTEGER_KERNELS = frozenset(
     {

@@ -169,8 +169,10 @@ def _scale_type(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("code-type")
 def _code_type(unit: Unit) -> tuple[str, str] | None:
+    if unit.node.op_type in MOVES_ANY_CODE and not is_constant(unit.node.inputs[0]):
+        return None
     for coding in _activation_codings(unit):
-        if not coding.is_byte and unit.node.op_type not in MOVES_ANY_CODE:
+        if not coding.is_byte:
             return (
                 f"the codes are {coding.dtype.name.lower()}; the kernels take 8 bits",
                 "use uint8 for activations",
