@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
-from tests.benchmarks.process import run
+from tests.benchmarks.process import Ran, run
 from tests.benchmarks.tables import Section
-from tests.benchmarks.tools import onnxopt
+from tests.benchmarks.tools import Tool, onnxopt
 from tests.benchmarks.transformer import OPSET, Builder, Inline, Sizes
 
 COUNTS = (2_000, 20_000)
@@ -68,38 +71,43 @@ def _block(build: Builder, x: str, name: str) -> str:
 
 def section(command: str | None = None, *, rounds: int = 3) -> Section:
     """Optimize models of 10, 2,000 and 20,000 nodes in turns."""
-    tool = onnxopt(command)
-    seconds: dict[int, list[float]] = {count: [] for count in (_NOTHING, *COUNTS)}
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {count: Path(folder) / f"{count}.onnx" for count in seconds}
-        for count, path in paths.items():
-            onnx.save(mixed_model(count), path)
-        for _ in range(rounds):
-            for count, path in paths.items():
-                ran = run(tool.command(path, path.with_name(f"out{count}.onnx")))
-                path.with_name(f"out{count}.onnx").unlink(missing_ok=True)
-                if ran.failed:
-                    raise SystemExit(f"optimizing {count} nodes failed: {ran.said}")
-                seconds[count].append(ran.seconds)
-                print(f"{count} nodes  {ran.seconds:.2f} s")
-    start, small, large = (statistics.median(times) for times in seconds.values())
+    runs = _measure(onnxopt(command), rounds)
+    wall = [statistics.median(ran.seconds for ran in each) for each in runs.values()]
+    busy = [statistics.median(ran.processor_seconds for ran in each) for each in runs.values()]
     return Section(
         "Growth with the number of nodes",
         "Generated models of convolution blocks and transformer layers by turns: the whole "
-        f"command, the median of {rounds} runs, and the same without what a model of one block "
-        "takes, which is start-up.",
-        (">nodes", ">seconds", ">without start-up"),
+        f"command, the median of {rounds} runs. Start-up is what a model of one block takes.",
+        (">nodes", ">seconds", ">processor seconds"),
         [
-            [
-                f"{count:,}",
-                f"{statistics.median(times):.2f}",
-                f"{statistics.median(times) - start:.2f}",
-            ]
-            for count, times in seconds.items()
+            [f"{count:,}", f"{seconds:.2f}", f"{processor:.2f}"]
+            for count, seconds, processor in zip(runs, wall, busy, strict=True)
         ],
         {
-            "whole command, 10x the nodes": f"{large / small:.1f}x",
-            "without start-up": f"{(large - start) / (small - start):.1f}x",
+            "10x the nodes, whole command": _growth(wall),
+            "10x the nodes, without start-up": _growth([time - wall[0] for time in wall]),
+            "10x the nodes, processor time without start-up": _growth(
+                [time - busy[0] for time in busy]
+            ),
         },
-        {str(count): times for count, times in seconds.items()},
+        {str(count): [asdict(ran) for ran in each] for count, each in runs.items()},
     )
+
+
+def _growth(seconds: Sequence[float]) -> str:
+    return f"{seconds[2] / seconds[1]:.1f}x"
+
+
+def _measure(tool: Tool, rounds: int) -> dict[int, list[Ran]]:
+    runs: dict[int, list[Ran]] = {count: [] for count in (_NOTHING, *COUNTS)}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {count: Path(folder) / f"{count}.onnx" for count in runs}
+        for count, path in paths.items():
+            onnx.save(mixed_model(count), path)
+        for done, (count, path) in itertools.product(range(rounds), paths.items()):
+            ran = run(tool.command(path, Path(folder) / f"out{count}.{done}.onnx"))
+            if ran.failed:
+                raise SystemExit(f"optimizing {count} nodes failed: {ran.said}")
+            runs[count].append(ran)
+            print(f"{count} nodes  {ran.seconds:.2f} s")
+    return runs
