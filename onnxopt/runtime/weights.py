@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,12 @@ def loadable(model: ir.Model) -> Loadable:
         BadModel: What has to lie inside the graph takes more than 2 GB.
     """
     proto, apart = io.split(model, apart_bytes=_APART)
+    unread = _unread(model, apart)
+    _drop(proto, unread)
     names, values, kept = [], [], []
     for name, slot in apart.items():
+        if name in unread:
+            continue
         array = _array(slot.data(), slot.proto)
         if array is None:
             slot.proto.raw_data = slot.tensor.tobytes()
@@ -48,6 +53,25 @@ def loadable(model: ir.Model) -> Loadable:
         values.append(boxed)
         kept.append((array, slot.tensor))
     return Loadable(proto.SerializeToString(), names, values, tuple(kept))
+
+
+def _unread(model: ir.Model, names: Iterable[str]) -> set[str]:
+    """Those of the initializers that nothing reads: onnxruntime forgets them and takes no data."""
+    held = model.graph.initializers
+    return {
+        name
+        for name in names
+        if name in held
+        and not held[name].uses()
+        and not held[name].is_graph_input()
+        and not held[name].is_graph_output()
+    }
+
+
+def _drop(proto: onnx.ModelProto, names: set[str]) -> None:
+    for index in reversed(range(len(proto.graph.initializer))):
+        if proto.graph.initializer[index].name in names:
+            del proto.graph.initializer[index]
 
 
 def _array(data: Any, proto: onnx.TensorProto) -> np.ndarray[Any, Any] | None:

@@ -61,6 +61,30 @@ def test_big_weights_are_not_copied_into_the_graph():
     assert loadable.names == ["w"]
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_big_weight_that_nothing_reads_does_not_stop_a_session(listed):
+    model = ir.from_proto(proto(ADD))
+    weight = ir.Value(name="w", const_value=ir.tensor(np.ones(150_000, np.float32), name="w"))
+    weight.shape, weight.type = ir.Shape([150_000]), ir.TensorType(ir.DataType.FLOAT)
+    model.graph.register_initializer(weight)
+    if listed:
+        model.graph.inputs.append(weight)
+    assert run(model) == [2, 3]
+
+
+def test_a_big_weight_that_only_a_body_reads_reaches_it():
+    model = proto("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n] x) => (float[] y) <bool yes = {1}> {
+            y = If (yes) <
+                then_branch = t () => (float[] a) { s = ReduceSum<keepdims = 0>(w) a = Identity(s) },
+                else_branch = e () => (float[] b) { b = ReduceSum<keepdims = 0>(x) }
+            >
+        }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(150_000, np.float32), "w"))
+    session = Session.open(ir.from_proto(model), optimize=False, threads=1)
+    assert session.run({"x": np.float32([1])})[0] == 150_000
+
+
 def test_a_big_proto_takes_the_same_way(monkeypatch):
     monkeypatch.setattr(sessions, "_LARGE", 0)
     assert run(proto(ADD)) == [2, 3]
