@@ -76,7 +76,7 @@ def test_a_big_weight_that_only_a_body_reads_reaches_it():
     model = proto("""<ir_version: 8, opset_import: ["" : 17]>
         g (float[n] x) => (float[] y) <bool yes = {1}> {
             y = If (yes) <
-                then_branch = t () => (float[] a) { s = ReduceSum<keepdims = 0>(w) a = Identity(s) },
+                then_branch = t () => (float[] a) { a = ReduceSum<keepdims = 0>(w) },
                 else_branch = e () => (float[] b) { b = ReduceSum<keepdims = 0>(x) }
             >
         }""")
