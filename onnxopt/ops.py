@@ -174,7 +174,7 @@ def is_pure(node: ir.Node) -> bool:
 def subgraphs(node: ir.Node) -> tuple[ir.Graph, ...]:
     """The graphs that the node's attributes hold directly, in the order of the attributes."""
     found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.data.values():
         if attribute.type is _GRAPH and not attribute.is_ref():
             found.append(attribute.as_graph())
         elif attribute.type is _GRAPHS and not attribute.is_ref():

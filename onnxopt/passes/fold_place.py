@@ -55,7 +55,7 @@ class Placer:
         graph = node.graph
         if graph is None:
             raise ValueError(f"{node.name} belongs to no graph")
-        constant = self._make(ir.tensor(np.array(numbers, dtype=np.int64)), node)
+        constant = self._make(ir.Tensor(np.array(numbers, dtype=np.int64)), node)
         self._register(constant, self._names.value(like), graph)
         return constant
 
