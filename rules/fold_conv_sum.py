@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 
 from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
-from onnxopt.rewrite.affine import Array, folded, require_own, wide_array
+from onnxopt.rewrite.affine import (
+    Affine,
+    Array,
+    folded,
+    of_batch_norm,
+    require_own,
+    wide_array,
+)
+from onnxopt.rewrite.convolution import ConvWeight, rebuilt
 
 
 class FoldConvSum(Rule):
@@ -40,6 +48,51 @@ class FoldConvSum(Rule):
             return op.Conv(hit.x, new, like=large)
         total = folded(op, hit, np.sum(biases, axis=0), bias or other_bias)
         return op.Conv(hit.x, new, total, like=large)
+
+
+class FoldSkipIntoConv(Rule):
+    """Let a convolution add its own input, as it is or through a BatchNormalization.
+
+    Needs as many channels out as in, a stride of one, and pads that keep the size. The input
+    becomes a one in the kernel's middle. Source: Ding et al., RepVGG, 2021, section 3.3.
+    """
+
+    exactness = Exactness.CLOSE
+    example = Example("y = Add(Conv(x, w, pads=[1, 1]), x)", "y = Conv(x, w2, pads=[1, 1])")
+
+    def pattern(
+        self, op, x: Value, w: Const, b: Const | None, s: Const, t: Const, m: Const, v: Const
+    ):
+        conv = op.Conv(x, w, b).named("conv")
+        norm = op.BatchNormalization(x, s, t, m, v).named("norm")
+        return op.either(op.Add(conv, norm), op.Add(conv, x))
+
+    def rewrite(self, op, hit):
+        weight = ConvWeight(hit.conv, hit.w)
+        hit.match(weight.inputs == weight.outputs and hit.conv.output.same_shape(hit.x))
+        middle = _middle(hit)
+        affine = Affine()
+        if hit.norm is not None:
+            affine = of_batch_norm(hit, hit.norm, weight.inputs)
+        shift = affine.of(np.zeros(weight.inputs))
+        kernel = wide_array(hit.w.array)
+        for channel, gain in enumerate(affine.of(np.ones(weight.inputs)) - shift):
+            place = (channel, channel % kernel.shape[1], *middle)
+            kernel[place] += gain
+        bias = shift if hit.b is None else hit.b.array + shift
+        needed = hit.b is not None or bias.any()
+        return rebuilt(op, hit, kernel, bias if needed else None, hit.t or hit.w)
+
+
+def _middle(hit: Any) -> list[int]:
+    """Where in the kernel the element stands that is computed."""
+    rank = hit.w.array.ndim - 2
+    steps, strides = _written(hit.conv, "dilations", rank), _written(hit.conv, "strides", rank)
+    pads = hit.conv.attr("pads") or [0] * 2 * rank
+    hit.match(all(stride == 1 for stride in strides))
+    hit.match(hit.conv.attr("auto_pad", "NOTSET") == "NOTSET")
+    hit.match(all(pad % step == 0 for pad, step in zip(pads, steps * 2, strict=True)))
+    return [pad // step for pad, step in zip(pads[:rank], steps, strict=True)]
 
 
 def _written(conv: Any, name: str, rank: int) -> Any:
