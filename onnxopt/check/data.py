@@ -201,7 +201,7 @@ def _read_path(
     if path.is_file():
         return _file_samples(path, inputs, batch)
     if ":" in str(spec) and path.suffix not in _SUFFIXES:
-        return _Feeds(_Calls(_function(str(spec)), str(spec)), inputs)
+        return _Feeds(_Calls(function_of(str(spec)), str(spec)), inputs)
     raise BadInput(f"there is no data at {path}", hint="give a file, a folder or module:function")
 
 
@@ -246,7 +246,11 @@ class _Calls(Iterable[Feed]):
         yield from result
 
 
-def _function(spec: str) -> Callable[[], Any]:
+def function_of(spec: str) -> Callable[..., Any]:
+    """The function that `module:function` names, looked for in the working directory too.
+
+    Raises BadInput where there is none.
+    """
     module_name, _, name = spec.partition(":")
     folder = os.getcwd()
     added = folder not in sys.path

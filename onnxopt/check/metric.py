@@ -1,0 +1,221 @@
+"""How far a candidate falls behind its reference on data, as one number a user can set a limit to.
+
+Metrics look at what onnxruntime really computes, its own optimizations on: integer kernels differ
+from the graph as it is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxopt.check.data import function_of
+from onnxopt.check.inputs import Feed
+from onnxopt.errors import BadInput
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Outputs: TypeAlias = Mapping[str, Any]
+"""What a model gives for one feed, by output name."""
+
+NAMES = ("auto", "top1", "agreement", "sqnr", "cosine")
+"""Metrics that go by a name; `module:function` is one of the user's own."""
+
+CustomMetric: TypeAlias = Callable[[list[Outputs], list[Feed]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a metric found: `drop` is how much is lost, in the metric's own unit, 0 for nothing.
+
+    `reference` and `candidate` are the two models' values. The drop is their difference for `top1`
+    and functions, 1 − candidate for `agreement` and `cosine`, and noise over signal (0.005 is
+    23 dB) for `sqnr`, whose values are in dB. `samples` counts what was decided on, and `step` is
+    what one sample changes in the drop, 0 where it is no count.
+    """
+
+    metric: str
+    reference: float
+    candidate: float
+    drop: float
+    samples: int
+    step: float = 0.0
+
+    def within(self, max_drop: float) -> bool:
+        """Whether the drop is allowed; fewer samples than it takes to tell let one pass."""
+        allowed = max(max_drop, self.step) if max_drop > 0 else 0.0
+        return self.drop <= allowed + 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric by name or function, with the labels that `top1` needs."""
+
+    name: str
+    labels: Array | None = None
+    function: CustomMetric | None = None
+
+    def score(
+        self,
+        reference: Sequence[Outputs],
+        candidate: Sequence[Outputs],
+        feeds: Sequence[Feed],
+    ) -> Score:
+        """The candidate's score; all three have an entry for each feed.
+
+        Raises BadInput where the metric can't be computed, or is NaN.
+        """
+        if not reference:
+            raise BadInput("there are no samples to measure on", hint="give more --data")
+        score = self._score(reference, candidate, feeds)
+        if math.isnan(score.drop):
+            raise BadInput(
+                f"the metric {self.name!r} is NaN",
+                hint="look for NaN in the outputs, or choose another --metric",
+            )
+        return score
+
+    def _score(
+        self, reference: Sequence[Outputs], candidate: Sequence[Outputs], feeds: Sequence[Feed]
+    ) -> Score:
+        if self.function is not None:
+            left = _called(self.function, self.name, reference, feeds)
+            right = _called(self.function, self.name, candidate, feeds)
+            return Score(self.name, left, right, left - right, len(feeds))
+        name = self.name if self.name != "auto" else choose(reference[0])
+        if name == "sqnr":
+            decibels = sqnr_db(reference, candidate)
+            return Score(name, math.inf, decibels, 10 ** (-decibels / 10), len(feeds))
+        if name == "cosine":
+            found = _cosine(reference, candidate)
+            return Score(name, 1.0, found, 1.0 - found, len(feeds))
+        before, after = _classes(reference), _classes(candidate)
+        if name == "agreement":
+            share = float(np.mean(before == after))
+            return Score(name, 1.0, share, 1.0 - share, before.size, 1.0 / before.size)
+        assert self.labels is not None
+        return _top1(before, after, self.labels)
+
+
+def metric(spec: str | CustomMetric, labels: Any = None) -> Metric:
+    """The metric that `spec` names.
+
+    Args:
+        spec: "top1" (the share of right classes, needs labels), "agreement" (the share of samples
+            whose class stays the reference's), "sqnr", "cosine", "auto" (agreement where the first
+            output has scores of classes, else sqnr), or a function, or its `module:function`: from
+            outputs and feeds, both lists, to a number that is higher where the model is better.
+        labels: For top1: a class index for each sample.
+
+    Raises:
+        BadInput: There is no such metric, or labels are missing, or not asked for.
+    """
+    if callable(spec):
+        return Metric(getattr(spec, "__name__", "function"), None, spec)
+    if ":" in spec:
+        return Metric(spec, None, function_of(spec))
+    if spec not in NAMES:
+        raise BadInput(
+            f"there is no metric {spec!r}",
+            hint=f"choose one of {', '.join(NAMES)} or give module:function",
+        )
+    if spec == "top1" and labels is None:
+        raise BadInput("the metric top1 needs labels", hint="give --labels, or use agreement")
+    if labels is not None and spec != "top1":
+        raise BadInput(f"the metric {spec} has no use for labels", hint="use --metric top1")
+    return Metric(spec, None if labels is None else np.asarray(labels).reshape(-1))
+
+
+def choose(outputs: Outputs) -> str:
+    """The metric that fits a model's outputs: "agreement" for scores of classes, else "sqnr"."""
+    first = next(iter(_numbers(outputs).values()), None)
+    rows = first is not None and first.ndim == 2 and first.shape[1] > 1
+    return "agreement" if rows and len(_numbers(outputs)) == 1 else "sqnr"
+
+
+def sqnr_db(reference: Sequence[Outputs], candidate: Sequence[Outputs]) -> float:
+    """Signal over noise in dB of the output that suffers most, over all samples."""
+    found: list[float] = []
+    for name in _numbers(reference[0]):
+        signal = noise = 0.0
+        for left, right in zip(reference, candidate, strict=True):
+            wanted = np.asarray(left[name], np.float64)
+            signal += float(np.square(wanted).sum())
+            noise += float(np.square(np.asarray(right[name], np.float64) - wanted).sum())
+        found.append(ratio_db(signal, noise))
+    return math.nan if any(map(math.isnan, found)) else min(found, default=math.nan)
+
+
+def ratio_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise); infinite without noise, NaN where the noise is."""
+    if math.isnan(signal) or math.isnan(noise):
+        return math.nan
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+
+
+def _numbers(outputs: Outputs) -> dict[str, Array]:
+    """The outputs that are arrays of floats."""
+    return {
+        name: value
+        for name, value in outputs.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size
+    }
+
+
+def _cosine(reference: Sequence[Outputs], candidate: Sequence[Outputs]) -> float:
+    """The mean over samples of the cosine between outputs, of the output that suffers most."""
+    means = []
+    for name in _numbers(reference[0]):
+        found = []
+        for left, right in zip(reference, candidate, strict=True):
+            a = np.asarray(left[name], np.float64).reshape(-1)
+            b = np.asarray(right[name], np.float64).reshape(-1)
+            lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+            found.append(float(a @ b) / lengths if lengths else float(not a.any() and not b.any()))
+        means.append(float(np.mean(found)))
+    return min(means, default=math.nan)
+
+
+def _classes(outputs: Sequence[Outputs]) -> Array:
+    """The class of each row: the largest of the last axis, or of axis 1 of pictures of scores."""
+    found = []
+    for each in outputs:
+        scores = next(iter(_numbers(each).values()), None)
+        axis = 1 if scores is not None and scores.ndim > 3 else -1
+        if scores is None or scores.ndim == 0 or scores.shape[axis] < 2:
+            raise BadInput(
+                "the first output has no scores of classes to choose from",
+                hint="use --metric sqnr, cosine or module:function",
+            )
+        if np.isnan(scores).any():
+            raise BadInput("the first output holds NaN", hint="no class can be told from it")
+        found.append(scores.argmax(axis=axis).reshape(-1))
+    return np.concatenate(found)
+
+
+def _top1(left: Array, right: Array, labels: Array) -> Score:
+    if labels.size != left.size:
+        raise BadInput(
+            f"there are {labels.size} labels for {left.size} samples",
+            hint="give a label for each sample, in the order of the data",
+        )
+    before, after = float(np.mean(left == labels)), float(np.mean(right == labels))
+    return Score("top1", before, after, before - after, left.size, 1.0 / left.size)
+
+
+def _called(
+    function: CustomMetric, name: str, outputs: Sequence[Outputs], feeds: Sequence[Feed]
+) -> float:
+    try:
+        return float(function(list(outputs), list(feeds)))
+    except Exception as error:  # the user's own code
+        raise BadInput(
+            f"the metric {name} failed: {type(error).__name__}: {error}",
+            hint="it gets a list of outputs (dicts of arrays) and a list of feeds, and gives a"
+            " number",
+        ) from error
