@@ -486,15 +486,27 @@ def right_axis(unit: Unit) -> int | None:
     return weight_axis(node.op_type, rank, bool(int_attribute(node, "transB", 0)))
 
 
+def bias_makers(unit: Unit) -> tuple[ir.Node, ir.Node, ir.Node] | None:
+    """The DQs of input, weight and bias of a product; those of a MatMul for the Add behind it."""
+    node, makers = unit.node, unit.sources[:3]
+    if ops.is_standard(node, "Add"):
+        products = [v.producer() for v in named(node.inputs) if _is_from(v, "MatMul")]
+        biases = [maker for maker in unit.sources if maker is not None]
+        if len(products) != 1 or len(biases) != 1 or products[0] is None:
+            return None
+        makers = (*(source(value) for value in products[0].inputs), biases[0])
+    elif not ops.is_standard(node, "Conv", "Gemm"):
+        return None
+    found = [maker for maker in makers if maker is not None]
+    return (found[0], found[1], found[2]) if len(found) == 3 else None
+
+
 def bias_scale_error(unit: Unit) -> float | None:
     """How many times too large the scale of an int32 bias is, at worst; None where it is right."""
-    node = unit.node
-    if node.op_type not in ("Conv", "Gemm") or len(unit.sources) < 3:
+    makers = bias_makers(unit)
+    if makers is None:
         return None
-    makers = unit.sources[:3]
-    if any(maker is None for maker in makers):
-        return None
-    data, weight, bias = (coding_of(maker) for maker in makers if maker is not None)
+    data, weight, bias = (coding_of(maker) for maker in makers)
     if bias.dtype is not ir.DataType.INT32 or not all(c.constant for c in (data, weight, bias)):
         return None
     assert data.scale is not None and weight.scale is not None and bias.scale is not None
@@ -506,8 +518,13 @@ def bias_scale_error(unit: Unit) -> float | None:
         return float("inf")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = bias.scale.reshape(-1) / wanted
-    off = np.abs(np.log2(np.where(ratio > 0, ratio, np.inf)))
+        off = np.abs(np.log2(np.where(ratio > 0, ratio, np.inf)))
     return float(ratio[int(off.argmax())]) if float(off.max()) > 1e-3 else None
+
+
+def _is_from(value: ir.Value, op_type: str) -> bool:
+    maker = value.producer()
+    return maker is not None and ops.is_standard(maker, op_type)
 
 
 def _placement(node: ir.Node) -> Placement | None:
