@@ -140,7 +140,7 @@ def make_plan(
     refusals: list[Refusal] = []
     given_up = set(refused)
     members = foldable(in_order(scope), Constants(facts), given_up)
-    waiting = sorted(_groups(members, facts), key=lambda group: group.growth)
+    waiting = sorted(_groups(_needed(members, facts), facts), key=lambda group: group.growth)
     while waiting:
         group = waiting.pop(0)
         reason = _too_much(group, facts, budget, placer)
@@ -155,8 +155,30 @@ def make_plan(
         rest = [node for node in group.nodes if node not in given_up]
         if rest:
             kept = foldable(rest, Constants(facts), given_up)
-            waiting = sorted([*_groups(kept, facts), *waiting], key=lambda each: each.growth)
+            split = _groups(_needed(kept, facts), facts)
+            waiting = sorted([*split, *waiting], key=lambda each: each.growth)
     return Plan(tuple(groups), tuple(refusals))
+
+
+def _needed(members: Sequence[ir.Node], facts: Facts) -> list[ir.Node]:
+    """Those of the nodes that something has to be computed of.
+
+    The size of a tensor may be known where its elements are not; then nobody needs the tensor.
+    """
+    inside = set(members)
+    read: set[ir.Value | None] = set()
+    needed: list[ir.Node] = []
+    for node in reversed(members):
+        known = _is_known(node, facts)
+        if known or any(value in read or _is_result(value, inside) for value in node.outputs):
+            needed.append(node)
+            if not known:
+                read.update(node.inputs)
+    return needed[::-1]
+
+
+def _is_result(value: ir.Value, inside: set[ir.Node]) -> bool:
+    return value.is_graph_output() or any(user not in inside for user, _ in value.uses())
 
 
 def bytes_of(value: ir.Value, facts: Facts) -> int | None:
@@ -179,11 +201,11 @@ def bytes_of(value: ir.Value, facts: Facts) -> int | None:
 def human(size: int) -> str:
     """A number of bytes for people: "1.5 MB"."""
     number = float(size)
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
         number /= 1000
-    return f"{number:.3g} GB"
+    return f"{number:,.0f} TB"
 
 
 def _is_known(node: ir.Node, facts: Facts) -> bool:
@@ -271,12 +293,7 @@ def _groups(members: Sequence[ir.Node], facts: Facts) -> list[Group]:
 
 
 def _group(nodes: list[ir.Node], inside: set[ir.Node], facts: Facts) -> Group:
-    results = tuple(
-        value
-        for node in nodes
-        for value in node.outputs
-        if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
-    )
+    results = tuple(value for node in nodes for value in node.outputs if _is_result(value, inside))
     read = {value: None for node in nodes for value in node.inputs if value is not None}
     freed = 0
     for value in read:
@@ -287,8 +304,9 @@ def _group(nodes: list[ir.Node], inside: set[ir.Node], facts: Facts) -> Group:
         size = bytes_of(value, facts) or 0
         gained += size + _TENSOR_BYTES + len(value.name or "") if size > _FREE_BYTES else 0
     growth = gained - freed - _NODE_BYTES * len(nodes)
-    work = sum(_work(node, facts) for node in nodes)
-    return Group(tuple(nodes), results, growth, _memory(nodes, facts), work)
+    computed = [node for node in nodes if not _is_known(node, facts)]
+    work = sum(_work(node, facts) for node in computed)
+    return Group(tuple(nodes), results, growth, _memory(computed, facts), work)
 
 
 def _is_large(value: ir.Value) -> bool:
@@ -342,12 +360,12 @@ def _memory(nodes: Sequence[ir.Node], facts: Facts) -> int:
 
 
 def _largest(group: Group, facts: Facts, placer: Placer) -> ir.Node:
-    """The node whose result is the reason that the group is too much."""
-
-    def weight(value: ir.Value) -> tuple[bool, int]:
-        return not _is_plain(value, facts, placer), bytes_of(value, facts) or 0
-
-    producer = max(group.results, key=weight).producer() if group.results else None
+    """The node that is the reason that the group is too much."""
+    strange = [value for value in group.results if not _is_plain(value, facts, placer)]
+    heavy = group.memory > MOST_BYTES or group.work > MOST_WORK
+    among = [value for node in group.nodes for value in node.outputs] if heavy else group.results
+    values = strange or among
+    producer = max(values, key=lambda each: bytes_of(each, facts) or 0).producer()
     return producer or group.nodes[-1]
 
 

@@ -155,6 +155,14 @@ def test_what_is_big_only_on_the_way_folds() -> None:
     assert ops_of(folded) == {"Add": 1}
 
 
+def test_the_size_of_a_tensor_nobody_could_hold_is_known() -> None:
+    text = """g () => (int64 y) <int64[2] s = {100000000, 100}>
+    { t = ConstantOfShape(s) y = Size(t) }"""
+    folded, result = fold(text)
+    assert not ops_of(folded) and not result.refusals
+    assert constants(folded)["y"] == 10_000_000_000
+
+
 def test_the_inside_of_a_refused_region_folds() -> None:
     text = """g () => (float[300,100] y) <int64[1] a = {300}, int64[1] b = {100}>
     { s = Concat<axis = 0>(a, b) y = ConstantOfShape(s) }"""
