@@ -2,36 +2,51 @@
 
 from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 
+_BLOCK = 8
+_FAR = 16
+# Ops that keep onnxruntime's blocked layout, by their first input.
+_KEEPERS = (
+    "Add", "BatchNormalization", "Clip", "Concat", "Elu", "Gelu", "HardSigmoid", "HardSwish",
+    "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid", "Sum", "Tanh",
+)  # fmt: skip
+
 
 class FuseGlobalAveragePool(Rule):
-    """One GlobalAveragePool for a ReduceMean over every axis but the first two, dims kept.
+    """One GlobalAveragePool for a ReduceMean over both axes of an image, dims kept.
 
-    onnxruntime has a fast kernel for it in its blocked layout. Where the dims are not kept the
-    ReduceMean stays: the pool would need a Reshape behind it. So do the means of a layer or RMS
-    normalization in pieces, which onnxruntime fuses.
+    onnxruntime has a fast kernel for it in the blocked layout of its convolutions and pools, and
+    only there: measured behind a Conv, the pool and what follows ran 1.01 to 1.25 times as fast as
+    with the ReduceMean, but elsewhere 0.55 to 0.98 times. Where the dims are not kept the
+    ReduceMean stays: the pool would need a Reshape behind it.
     Source: ONNX operators ReduceMean and GlobalAveragePool; PyTorch's mean([2, 3], keepdim=True).
     """
 
     exactness = Exactness.CLOSE
     example = Example(
-        "y = ReduceMean(x, axes=[2, 3], keepdims=1)", "y = GlobalAveragePool(x)"
-    )  # fmt: skip
+        "c = Conv(x, w)  y = ReduceMean(c, axes=[2, 3], keepdims=1)",
+        "c = Conv(x, w)  y = GlobalAveragePool(c)",
+    )
 
     def pattern(self, op, x: Value, a: Const | None):
         return op.ReduceMean(x, a, keepdims=1).named("mean")
 
     def rewrite(self, op, hit):
-        hit.match(hit.x.rank in (3, 4, 5) and hit.x.dtype.is_floating_point())
+        hit.match(hit.x.rank == 4 and hit.x.dtype.is_floating_point())
         axes = hit.mean.axes()
-        hit.match(axes is not None)
-        hit.match(sorted(axis % hit.x.rank for axis in axes) == list(range(2, hit.x.rank)))
-        hit.match(hit.x.rank > 3 or not _normalizes(hit))
+        hit.match(axes is not None and sorted(axis % 4 for axis in axes) == [2, 3])
+        blocked = hit.x.dtype.name == "FLOAT" and (hit.x.dim(1) or 1) % _BLOCK == 0
+        reason = "a GlobalAveragePool is faster only behind convolutions of 8, 16, 24 … channels"
+        hit.require(blocked and _behind_a_window(hit.x), reason)
         return op.GlobalAveragePool(hit.x)
 
 
-def _normalizes(hit) -> bool:
-    """Whether the mean is taken off its data, or is one of squares."""
-    square = hit.x.producer
-    if square is not None and square.is_op("Pow", "Mul"):
-        return True
-    return any(reader.is_op("Sub") for reader in hit.mean.output.readers)
+def _behind_a_window(value) -> bool:
+    """Whether onnxruntime has the value in its blocked layout already."""
+    for _ in range(_FAR):
+        node = None if value is None else value.producer
+        if node is None or node.is_op("Conv", "MaxPool", "AveragePool"):
+            return node is not None
+        if not node.is_op(*_KEEPERS):
+            return False
+        value = node.input(0)
+    return False
