@@ -134,7 +134,7 @@ class _Inserter:
         """An int32 bias with scale x times scale w, on the node or on the Add behind a MatMul."""
         holder, slot = node, spec.bias
         if slot is None:
-            found = _bias_behind(node)
+            found = bias_behind(node)
             if found is None:
                 return
             holder, slot = found
@@ -225,7 +225,7 @@ class _Inserter:
         return value
 
 
-def _bias_behind(node: ir.Node) -> tuple[ir.Node, int] | None:
+def bias_behind(node: ir.Node) -> tuple[ir.Node, int] | None:
     """The Add of a constant row that alone reads a MatMul, and the slot of the row."""
     uses = list(node.outputs[0].uses())
     if len(uses) != 1 or not ops.is_standard(uses[0].node, "Add"):
