@@ -9,12 +9,34 @@ import onnx_ir as ir
 
 from onnxopt.quantize.units import (
     Array,
+    clip_bounds,
+    coding_of,
     is_dequantize,
     is_quantize,
     named,
     readers,
 )
 from onnxopt.rewrite.names import Names
+
+_NONNEGATIVE = frozenset(
+    {"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
+)
+_KEEPS_SIGN = frozenset(
+    {
+        "AveragePool",
+        "Flatten",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "MaxPool",
+        "ReduceMax",
+        "ReduceMean",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 
 
 class Editor:
@@ -88,13 +110,33 @@ class Editor:
         node.attributes.pop("output_dtype", None)
 
     def drop_pair(self, quantize: ir.Node) -> None:
-        """Let what reads a Q through DQ read the number itself; a graph output keeps its name."""
+        """Let what reads a Q through DQ read the number itself; a graph output keeps its name.
+
+        A Q that starts at 0 may stand for a Relu or Clip that a tool took away: that comes back.
+        """
         number = quantize.inputs[0]
         assert number is not None
+        if cuts(quantize):
+            number = self._cut(quantize, number)
         for dequantize in readers(quantize.outputs[0]):
             replace(dequantize.outputs[0], number)
             graph_of(dequantize).remove(dequantize, safe=True)
         graph_of(quantize).remove(quantize, safe=True)
+
+    def _cut(self, quantize: ir.Node, number: ir.Value) -> ir.Value:
+        """What the Q leaves of a number: between 0 and the upper end of its range."""
+        graph = graph_of(quantize)
+        name = quantize.outputs[0].name or "q"
+        bounds = [
+            self.constant(graph, f"{name}_{what}", np.float32(bound))
+            for what, bound in zip(("min", "max"), coding_of(quantize).limits, strict=True)
+        ]
+        node = ir.Node("", "Clip", [number, *bounds], name=self._names.node(f"{name}_clip"))
+        result = node.outputs[0]
+        result.name = self._names.value(f"{name}_clipped")
+        result.type, result.shape = number.type, number.shape
+        graph.insert_before(quantize, node)
+        return result
 
     def _describe(self, value: ir.Value, name: str, shape: tuple[int, ...]) -> None:
         value.name = self._names.value(name)
@@ -126,6 +168,30 @@ def replace(old: ir.Value, new: ir.Value) -> None:
         new.type = old.type
     for key, item in old.meta.items():
         new.meta[key] = item
+
+
+def cuts(quantize: ir.Node) -> bool:
+    """Whether a Q is a Relu or Clip at the same time: it starts at 0, and not all numbers do."""
+    coding = coding_of(quantize)
+    if not (coding.constant and coding.per_tensor) or coding.limits[0] < 0:
+        return False
+    return not _is_nonnegative(quantize.inputs[0])
+
+
+def _is_nonnegative(value: ir.Value | None) -> bool:
+    maker = None if value is None else value.producer()
+    if maker is None:
+        return False
+    if is_dequantize(maker):
+        coding = coding_of(maker)
+        return coding.constant and coding.per_tensor and coding.limits[0] >= 0
+    if maker.op_type == "Clip":
+        return clip_bounds(maker)[0] >= 0
+    if maker.op_type in _KEEPS_SIGN:
+        return all(_is_nonnegative(each) for each in named(maker.inputs[:1]))
+    if maker.op_type == "Concat":
+        return all(_is_nonnegative(each) for each in named(maker.inputs))
+    return maker.op_type in _NONNEGATIVE
 
 
 def can_drop(quantize: ir.Node) -> bool:

@@ -24,6 +24,7 @@ from onnxopt.quantize.units import (
     ABSORBED,
     Coding,
     Unit,
+    clip_bounds,
     coding_of,
     constant_codes,
     float_attribute,
@@ -463,19 +464,6 @@ def is_absorbed(activation: ir.Node, quantize: ir.Node) -> bool:
         return False
     lowest, highest = clip_bounds(activation)
     return lowest <= low + 1e-6 and highest >= high - 1e-6
-
-
-def clip_bounds(clip: ir.Node) -> tuple[float, float]:
-    """What a Clip keeps numbers between; infinite where nothing constant is said."""
-    found = [-np.inf, np.inf]
-    for i, name in enumerate(("min", "max")):
-        value = clip.inputs[i + 1] if len(clip.inputs) > i + 1 else None
-        tensor = ops.constant(value)
-        if tensor is not None:
-            found[i] = float(tensor.numpy().reshape(-1)[0])
-        elif name in clip.attributes:
-            found[i] = clip.attributes[name].as_float()
-    return found[0], found[1]
 
 
 def right_axis(unit: Unit) -> int | None:

@@ -194,6 +194,19 @@ def float_attribute(node: ir.Node, name: str, default: float) -> float:
     return default if found is None or found.is_ref() else found.as_float()
 
 
+def clip_bounds(clip: ir.Node) -> tuple[float, float]:
+    """What a Clip keeps numbers between; infinite where nothing constant is said."""
+    found = [-np.inf, np.inf]
+    for i, name in enumerate(("min", "max")):
+        value = clip.inputs[i + 1] if len(clip.inputs) > i + 1 else None
+        tensor = ops.constant(value)
+        if tensor is not None:
+            found[i] = float(tensor.numpy().reshape(-1)[0])
+        elif name in clip.attributes:
+            found[i] = clip.attributes[name].as_float()
+    return found[0], found[1]
+
+
 def along_axis(array: Array, rank: int, axis: int | None) -> Array:
     """A scale or zero point in the shape that broadcasts against data of this rank."""
     if array.size == 1 or axis is None:

@@ -1,0 +1,85 @@
+"""Repairs what `lint` finds, with no data: what runs in integers grows, and what it says stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxopt import io, ops
+from onnxopt.config import Options
+from onnxopt.passes import manager, pipelines, shapes
+from onnxopt.passes.base import Context
+from onnxopt.quantize.edit import Editor
+from onnxopt.quantize.lint import Fault, lint
+from onnxopt.quantize.repair_pairs import (
+    absorb_activations,
+    drop_idle,
+    make_unsigned,
+    move_with_one_scale,
+    quantize_operands,
+    share_quantizers,
+)
+from onnxopt.quantize.repair_weights import code_biases, fold_normalizations, make_safe, turn_axes
+
+_CLEANING = Options(only=("clean", "fold", "drop_cast_like"))
+
+Repair = Callable[[ir.Model, Editor], None]
+
+# Biases come after all that changes a scale, and what is idle is known only at the end.
+_REPAIRS: tuple[Repair, ...] = (
+    make_unsigned,
+    fold_normalizations,
+    absorb_activations,
+    share_quantizers,
+    quantize_operands,
+    turn_axes,
+    make_safe,
+    move_with_one_scale,
+    code_biases,
+    drop_idle,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A repaired copy of a model, the faults that are gone, and those that are left."""
+
+    model: ir.Model
+    fixed: tuple[Fault, ...]
+    left: tuple[Fault, ...]
+
+    def __iter__(self) -> Iterator[object]:
+        return iter((self.model, self.fixed))
+
+
+def fix(model: io.Source) -> Repaired:
+    """Repair a quantized model of any tool; the model given is not changed.
+
+    What is constant is folded first: exporters leave biases that are computed in every run.
+
+    Raises BadModel if the model can't be read.
+    """
+    original = io.load(model)
+    before = lint(original)
+    repaired = _cleaned(original)
+    editor = Editor(repaired)
+    for repair in _REPAIRS:
+        repair(repaired, editor)
+    repaired = _cleaned(repaired)
+    left = lint(repaired)
+    still = {(fault.kind, fault.node) for fault in left}
+    fixed = tuple(fault for fault in before if (fault.kind, fault.node) not in still)
+    return Repaired(repaired, fixed, left)
+
+
+def _cleaned(model: ir.Model) -> ir.Model:
+    """A copy without what can be computed beforehand, and without what nothing reads."""
+    copy = model.clone()
+    ops.mark_constants(copy)
+    shapes.keep_facts(copy)
+    context = Context(_CLEANING, io.model_bytes(model))
+    result = manager.run(copy, pipelines.optimize(_CLEANING), context).model
+    shapes.restore(result)
+    return result
