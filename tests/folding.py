@@ -56,7 +56,7 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def same_answers(source: str | onnx.ModelProto, folded: onnx.ModelProto, *feeds: Feeds) -> None:
-    """Check that the folded model is as valid as the other and gives the same bits for the feeds."""
+    """Check that the folded model is as valid as before and gives the same bits on the feeds."""
     proto = parse(source) if isinstance(source, str) else source
     if _is_valid(proto):
         onnx.checker.check_model(folded, full_check=True)
