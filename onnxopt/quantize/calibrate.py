@@ -1,0 +1,202 @@
+"""The range of every activation, from data, in memory bounded by the graph and not by the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.check.inputs import Feed
+from onnxopt.errors import BadInput
+from onnxopt.quantize.cache import Store
+from onnxopt.quantize.clipping import METHODS, WITH_HISTOGRAM, clipping
+from onnxopt.quantize.observe import BUDGET_BYTES, Activations, Observer, activations
+from onnxopt.quantize.records import Range
+from onnxopt.quantize.spool import numbered, repeatable
+from onnxopt.quantize.tally import Tally
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Progress: TypeAlias = "Callable[[float, str], None]"
+"""Called with the share that is done, 0 where it is not known, and a word on what is going on."""
+
+Follower: TypeAlias = "tuple[str, float, float]"
+"""A value that is another one, moved and clipped: its name and the bounds."""
+
+__all__ = ["METHODS", "Progress", "collect"]
+
+
+def collect(
+    model: ir.Model,
+    feeds: Iterable[Feed],
+    *,
+    method: str = "minmax",
+    tensors: Sequence[str] | None = None,
+    percentile: float = 99.99,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    threads: int = 0,
+    budget_bytes: int = BUDGET_BYTES,
+) -> dict[str, Range]:
+    """The range of each float32 activation of the main graph, by name, in graph order.
+
+    The data is read once, sample by sample; a `cache` reads it once more to know it again. No more
+    than one sample's values are held at a time, and of those as many as fit in `budget_bytes`.
+    What only moves or clips another value is worked out from that one.
+
+    Args:
+        model: A float model; it is not changed.
+        feeds: The samples, see check.data.read_data. One that can be read only once is copied to
+            disk where it is needed twice.
+        method: "minmax": the smallest and the largest number; "average": the mean of those over the
+            samples; "percentile": all but the share outside of `percentile`, half of it on either
+            side; "entropy": the range on which 8 bits lose the least information; "mse": the one on
+            which they make the smallest squared error.
+        tensors: Names of values, all of them by default. A value that is empty in every sample has
+            no range.
+        percentile: Percent of the elements to keep, for that method.
+        cache: A folder for what was found, by the content of model and data. An interrupted run
+            leaves there what it has, and the next one goes on from there.
+        progress: Called before each sample.
+        threads: Threads of onnxruntime inside an operator, 0 for its own choice.
+        budget_bytes: How much one run of the model may hand out.
+
+    Raises:
+        BadInput: The method, percentile or a name is unknown; there is no data, or it does not fit;
+            a value is NaN or infinite; the model has no float32 values; all values are empty.
+        RuntimeFailed: onnxruntime can't load or run the model.
+        BadOutput: The cache can't be written.
+    """
+    cut = clipping(method, percentile)
+    found = activations(model)
+    names = found.choose(tensors)
+    tallies = _tallies(
+        found, names, feeds, method in WITH_HISTOGRAM, cache, progress, threads, budget_bytes
+    )
+    if not any(tallies[name].filled for name in names):
+        raise BadInput("every value is empty in every sample", hint="give samples with elements")
+    return {name: cut(tallies[name]) for name in names if tallies[name].filled}
+
+
+def _tallies(
+    found: Activations,
+    names: Sequence[str],
+    feeds: Iterable[Feed],
+    histogram: bool,
+    cache: Path | None,
+    progress: Progress | None,
+    threads: int,
+    budget_bytes: int,
+) -> Mapping[str, Tally]:
+    """The tally of each value over all feeds, as far as they are not known from before."""
+    tallies: dict[str, Tally] = {}
+    store: Store | None = None
+    if cache is not None:
+        feeds = repeatable(feeds)
+        store = Store.of(cache, found.model, feeds)
+        tallies = store.load()
+    count = store.feeds if store is not None else None
+    missing = [name for name in names if not _is_known(tallies.get(name), count, histogram)]
+    for name in missing:
+        tally = tallies.get(name)
+        if tally is None or (histogram and tally.histogram is None):
+            tallies[name] = Tally()
+    if not missing:
+        return tallies
+    groups = followers(found, missing)
+    observer = Observer(found.model, list(groups), threads=threads, budget_bytes=budget_bytes)
+    done = min(tallies[name].feeds for name in missing)
+    total = count or (len(feeds) if isinstance(feeds, Sized) else 0)
+    try:
+        for number, feed in numbered(feeds, expected=count):
+            if number <= done:
+                continue
+            if progress is not None:
+                share = (number - 1) / total if total else 0.0
+                progress(share, f"calibrating, sample {number}")
+            for root, array in observer.arrays(feed, number):
+                _add(tallies, groups[root], array, number, histogram)
+    finally:
+        if store is not None:
+            store.save(tallies)
+    return tallies
+
+
+def _is_known(tally: Tally | None, count: int | None, histogram: bool) -> bool:
+    if tally is None or count is None or tally.feeds != count:
+        return False
+    return tally.histogram is not None or not histogram
+
+
+def _add(
+    tallies: dict[str, Tally],
+    group: Sequence[Follower],
+    array: Array,
+    number: int,
+    histogram: bool,
+) -> None:
+    """Add one sample of a value to its own tally and to those of its followers."""
+    own = Tally.of(array, histogram=histogram)
+    for name, low, high in group:
+        # A run that was interrupted may have added this sample to some values.
+        if tallies[name].feeds >= number:
+            continue
+        part: Tally | None = own
+        if low != -math.inf or high != math.inf:
+            part = own.clipped(low, high)
+        if part is None:
+            part = Tally.of(np.clip(array, low, high), histogram=histogram)
+        tallies[name] = tallies[name] + part
+
+
+def followers(found: Activations, names: Iterable[str]) -> dict[str, list[Follower]]:
+    """The names in groups, under the one that the others of the group are made from.
+
+    A value that a Reshape or the like moves has the elements of its source, and one behind a Relu
+    or Clip those of its source within bounds, so that the source alone has to be looked at.
+    """
+    wanted = set(names)
+    roots: dict[str, Follower] = {}
+    groups: dict[str, list[Follower]] = {}
+    for name in (name for name in found.values if name in wanted):
+        step = _step(found.values[name])
+        if step is not None and step[0] in roots:
+            root, low, high = roots[step[0]]
+            low, high = (max(step[1], min(step[2], bound)) for bound in (low, high))
+        else:
+            root, low, high = name, -math.inf, math.inf
+        roots[name] = (root, low, high)
+        groups.setdefault(root, []).append((name, low, high))
+    return groups
+
+
+def _step(value: ir.Value) -> Follower | None:
+    """The value that this one is made from, and the bounds that it is clipped to."""
+    node = value.producer()
+    source = node.inputs[0] if node is not None and node.inputs else None
+    if node is None or source is None or source.name is None or not ops.is_standard(node):
+        return None
+    if node.op_type in ops.SHAPE_MOVING - {"Expand"}:
+        return source.name, -math.inf, math.inf
+    if node.op_type == "Relu":
+        return source.name, 0.0, math.inf
+    if node.op_type == "Clip":
+        low, high = _bound(node, 1, "min", -math.inf), _bound(node, 2, "max", math.inf)
+        return None if low is None or high is None or low > high else (source.name, low, high)
+    return None
+
+
+def _bound(node: ir.Node, slot: int, attribute: str, default: float) -> float | None:
+    """A bound of a Clip; None where it is computed."""
+    given = node.attributes.get(attribute)
+    if given is not None:
+        return None if given.is_ref() else given.as_float()
+    value = node.inputs[slot] if slot < len(node.inputs) else None
+    if value is None:
+        return default
+    tensor = ops.constant(value)
+    return None if tensor is None else float(tensor.numpy().reshape(-1)[0])

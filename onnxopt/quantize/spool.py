@@ -1,0 +1,51 @@
+"""Feeds that can be read more than once, whatever they come from."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator
+
+from onnxopt.check.inputs import Feed
+from onnxopt.errors import BadInput
+
+
+def repeatable(feeds: Iterable[Feed]) -> Iterable[Feed]:
+    """The feeds themselves, or a copy on disk of those that can be read only once."""
+    return Spool(feeds) if isinstance(feeds, Iterator) else feeds
+
+
+def numbered(feeds: Iterable[Feed], *, expected: int | None = None) -> Iterator[tuple[int, Feed]]:
+    """The feeds with their numbers, from 1.
+
+    Raises:
+        BadInput: At the end, if there were none, or not as many as `expected`.
+    """
+    number = 0
+    for number, feed in enumerate(feeds, 1):
+        yield number, feed
+    if number == 0 and not expected:
+        raise BadInput("the data holds no sample", hint="give at least one, better a hundred")
+    if expected is not None and number != expected:
+        raise BadInput(
+            f"the data gave {expected} samples the first time and {number} the second",
+            hint="give data that can be read again: a list, a file, or a function",
+        )
+
+
+class Spool(Iterable[Feed]):
+    """Feeds in a temporary file, which is gone when this is."""
+
+    def __init__(self, feeds: Iterable[Feed]) -> None:
+        self._file = tempfile.TemporaryFile(prefix="onnxopt-")  # noqa: SIM115 - closed with self
+        for feed in feeds:
+            pickle.dump(dict(feed), self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._end = self._file.tell()
+
+    def __iter__(self) -> Iterator[Feed]:
+        position = 0
+        while position < self._end:
+            self._file.seek(position)
+            feed: Feed = pickle.load(self._file)
+            position = self._file.tell()
+            yield feed

@@ -1,0 +1,180 @@
+"""What a stream of arrays says about a tensor, in memory that does not grow with the stream.
+
+The bins of a histogram are as wide as a power of two and zero lies on an edge. So a wider range is
+met by joining bins, without an error and without a second look at the data, and tallies of parts
+add up to the tally of the whole, bin for bin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BINS = 1 << 11
+"""Bins on each side of zero; the larger side of a range fills more than half of its own."""
+
+_FINEST = -110
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many elements lie in each bin.
+
+    `counts[i]`, int64[2 * BINS], is for numbers from (i - BINS) * width up to, but without,
+    (i - BINS + 1) * width, with a width of 2 ** exponent.
+    """
+
+    exponent: int
+    counts: Array
+
+    @property
+    def width(self) -> float:
+        return math.ldexp(1.0, self.exponent)
+
+    def coarser(self, exponent: int) -> Histogram:
+        """The same elements in wider bins; `exponent` is at least this one's."""
+        joined = min(exponent - self.exponent, BINS.bit_length() - 1)
+        if joined == 0:
+            return self
+        sums = self.counts.reshape(-1, 1 << joined).sum(axis=1)
+        counts = np.zeros_like(self.counts)
+        start = BINS - sums.size // 2
+        counts[start : start + sums.size] = sums
+        return Histogram(exponent, counts)
+
+    def clipped(self, low: float, high: float) -> Histogram:
+        """The elements after max(low, min(high, x)); at least one bin must lie between."""
+        first = max(0, min(2 * BINS - 1, self._bin(low)))
+        last = max(0, min(2 * BINS - 1, self._bin(high)))
+        counts = self.counts.copy()
+        counts[first] += counts[:first].sum()
+        counts[last] += counts[last + 1 :].sum()
+        counts[:first] = 0
+        counts[last + 1 :] = 0
+        return Histogram(self.exponent, counts)
+
+    def _bin(self, number: float) -> int:
+        scaled = math.ldexp(number, -self.exponent) if math.isfinite(number) else number
+        return BINS + math.floor(max(-BINS, min(BINS, scaled)))
+
+    def __add__(self, other: Histogram) -> Histogram:
+        exponent = max(self.exponent, other.exponent)
+        left, right = self.coarser(exponent), other.coarser(exponent)
+        return Histogram(exponent, left.counts + right.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What is known of a tensor after `feeds` samples.
+
+    `filled` of them held elements at all. `low` and `high` are the smallest and largest element of
+    all (infinite, the wrong way round, where there was none), `low_sum` and `high_sum` add up
+    those of each sample.
+    """
+
+    feeds: int = 0
+    filled: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    low_sum: float = 0.0
+    high_sum: float = 0.0
+    histogram: Histogram | None = None
+
+    @classmethod
+    def of(cls, array: Array, *, histogram: bool) -> Tally:
+        """The tally of one sample: a finite float32 array of any shape."""
+        if array.size == 0:
+            return cls(1, histogram=Histogram(_FINEST, _no_counts()) if histogram else None)
+        low, high = float(array.min()), float(array.max())
+        counted = _histogram(array, low, high) if histogram else None
+        return cls(1, 1, low, high, low, high, counted)
+
+    def __add__(self, other: Tally) -> Tally:
+        if not self.feeds or not other.feeds:
+            return self if self.feeds else other
+        counted = None
+        if self.histogram is not None and other.histogram is not None:
+            counted = self.histogram + other.histogram
+        return Tally(
+            self.feeds + other.feeds,
+            self.filled + other.filled,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.low_sum + other.low_sum,
+            self.high_sum + other.high_sum,
+            counted,
+        )
+
+    def clipped(self, low: float, high: float) -> Tally | None:
+        """One sample's tally after clipping; None where it would want other bins."""
+        if self.filled == 0:
+            return self
+        least, most = (max(low, min(high, bound)) for bound in (self.low, self.high))
+        counted = self.histogram
+        if counted is not None:
+            if counted.exponent != _exponent(least, most):
+                return None
+            counted = counted.clipped(low, high)
+        return Tally(self.feeds, 1, least, most, least, most, counted)
+
+    def to_data(self) -> dict[str, Any]:
+        """The tally as JSON holds it."""
+        data: dict[str, Any] = {"feeds": self.feeds, "filled": self.filled}
+        if self.filled:
+            data |= {"low": self.low, "high": self.high}
+            data |= {"low_sum": self.low_sum, "high_sum": self.high_sum}
+        if self.histogram is not None:
+            used = np.flatnonzero(self.histogram.counts)
+            first, last = (int(used[0]), int(used[-1])) if used.size else (BINS, BINS - 1)
+            data["exponent"] = self.histogram.exponent
+            data["first"] = first
+            data["counts"] = self.histogram.counts[first : last + 1].tolist()
+        return data
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Tally:
+        """The tally that `to_data` wrote. Raises KeyError, TypeError or ValueError for others."""
+        histogram = None
+        if "counts" in data:
+            counts, first = _no_counts(), int(data["first"])
+            given = np.asarray(data["counts"], np.int64)
+            counts[first : first + given.size] = given
+            histogram = Histogram(int(data["exponent"]), counts)
+        feeds, filled = int(data["feeds"]), int(data["filled"])
+        if not filled:
+            return cls(feeds, histogram=histogram)
+        low, high = float(data["low"]), float(data["high"])
+        sums = float(data["low_sum"]), float(data["high_sum"])
+        return cls(feeds, filled, low, high, *sums, histogram)
+
+
+def _histogram(array: Array, low: float, high: float) -> Histogram:
+    exponent = _exponent(low, high)
+    factor, middle = np.float32(math.ldexp(1.0, -exponent)), np.float32(BINS)
+    counts = _no_counts()
+    flat = array.reshape(-1)
+    # Parts that fit in the processor's cache: a whole tensor would go to memory and back thrice.
+    for start in range(0, flat.size, _CHUNK):
+        scaled = flat[start : start + _CHUNK] * factor
+        # Without it the sum would round what lies close below an edge up to it.
+        np.floor(scaled, out=scaled)
+        scaled += middle
+        counts += np.bincount(scaled.astype(np.int32), minlength=2 * BINS)
+    return Histogram(exponent, counts)
+
+
+def _exponent(low: float, high: float) -> int:
+    """The least exponent whose bins reach both ends."""
+    reach = max(-low, high)
+    return max(_FINEST, math.frexp(reach)[1] - (BINS.bit_length() - 1)) if reach else _FINEST
+
+
+def _no_counts() -> Array:
+    return np.zeros(2 * BINS, np.int64)
