@@ -3,7 +3,7 @@
 from typing import Any
 
 from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
-from onnxopt.rewrite.affine import folded, of_batch_norm, of_elementwise
+from onnxopt.rewrite.affine import folded, is_dequantized, of_batch_norm, of_elementwise
 from onnxopt.rewrite.convolution import ConvWeight, rebuilt
 
 
@@ -55,6 +55,7 @@ class FoldConstantIntoConv(Rule):
 
     def _as_bias(self, op: Any, hit: Any) -> Any:
         hit.match(hit.root.op_type in ("Add", "Sub") and hit.root.input(0) != hit.c)
+        hit.match(not is_dequantized(hit.x, hit.w))
         channels = hit.w.dim(0) if hit.conv.op_type == "Conv" else hit.root.output.dim(1)
         hit.match(channels is not None and hit.w.rank is not None)
         affine = of_elementwise(hit, hit.root, hit.c, hit.w.rank, 1, channels)

@@ -7,6 +7,8 @@ from onnxopt.rewrite.affine import SMALL_BYTES, folded, wide_array
 from onnxopt.rewrite.dense import FLOATS
 
 _RESHAPING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_LARGE_BYTES = 1 << 24
+"""A larger weight stays as it is, perhaps in a file that is only mapped: one factor is cheaper."""
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -74,5 +76,7 @@ def _linear(op: Any, hit: Any, node: Any, factor: float) -> Any:
 
 
 def _may_change(weight: Any) -> bool:
-    own = weight.is_const and (weight.has_one_reader or weight.array.nbytes <= SMALL_BYTES)
-    return own and weight.dtype in FLOATS
+    if not weight.is_const or weight.dtype not in FLOATS:
+        return False
+    size = weight.array.nbytes
+    return size <= SMALL_BYTES or (weight.has_one_reader and size <= _LARGE_BYTES)

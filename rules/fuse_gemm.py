@@ -3,7 +3,7 @@
 from typing import Any
 
 from onnxopt.rewrite import Const, Exactness, Example, Rule, Value, dims
-from onnxopt.rewrite.affine import Array, folded, wide_array
+from onnxopt.rewrite.affine import Array, folded, is_dequantized, wide_array
 from onnxopt.rewrite.dense import FLOATS
 
 
@@ -22,6 +22,7 @@ class FuseGemm(Rule):
 
     def rewrite(self, op, hit):
         hit.match(hit.x.rank == 2 and hit.w.rank == 2 and hit.x.dtype in FLOATS)
+        hit.match(not is_dequantized(hit.x, hit.w))
         hit.match(dims.stretches_to(hit.c, hit.product.output))
         return op.Gemm(hit.x, hit.w, hit.c, like=hit.product, beta=None)
 
@@ -64,6 +65,7 @@ class FuseTransposeIntoGemm(Rule):
 
     def rewrite(self, op, hit):
         hit.match(hit.x.rank == 2 and hit.w.rank == 2 and hit.x.dtype in FLOATS)
+        hit.match(not is_dequantized(hit.x, hit.w))
         # Before opset 11 a Gemm must have a summand.
         hit.match(hit.c is not None or op.opset >= 11)
         side, turned = ("transA", hit.left) if hit.left else ("transB", hit.right)

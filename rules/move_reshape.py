@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from onnxopt.rewrite import Exactness, Example, Rule, Value, Values, ops
-from onnxopt.rewrite.affine import Array
+from onnxopt.rewrite.affine import Array, is_dequantized
 from onnxopt.rewrite.dense import FLOATS
 from onnxopt.rewrite.forms import normal_axes
 
@@ -86,6 +86,7 @@ def _product(op: Any, hit: Any, node: Any, x: Any, new: Any) -> Any:
     weight, bias = node.input(1), node.input(2)
     plain = not any(node.attr(name) for name in ("transA", "transB")) and node.input(0) == x
     hit.match(plain and weight.rank == 2 and weight.dtype in FLOATS)
+    hit.match(not is_dequantized(weight))
     if node.op_type == "MatMul":
         return op.MatMul(new, weight, like=node)
     hit.match(node.attr("alpha") == 1 and node.attr("beta") == 1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt import ops
 from onnxopt.rewrite.build import NewConst, RewriteBuilder
 from onnxopt.rewrite.hit import Hit, NodeView, Operand, Unmatched
 
@@ -148,6 +149,16 @@ def _is_gate(operand: Operand) -> bool:
         return False
     sources = [each.producer for each in node.inputs if each is not None]
     return any(source is not None and source.is_op("Erf", "Tanh") for source in sources)
+
+
+def is_dequantized(*operands: Operand | None) -> bool:
+    """Whether one of the operands comes out of a DequantizeLinear.
+
+    onnxruntime runs such a node on the integers themselves, with a bias only if that is quantized
+    as well.
+    """
+    producers = [None if each is None else each.producer for each in operands]
+    return any(node is not None and node.is_op(*ops.QUANTIZING) for node in producers)
 
 
 def require_own(hit: Hit, weight: Operand) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.rewrite.affine import Affine, Array, folded, require_own, wide_array
+from onnxopt.rewrite.affine import Affine, Array, folded, is_dequantized, require_own, wide_array
 from onnxopt.rewrite.build import RewriteBuilder
 from onnxopt.rewrite.hit import Hit, NodeView, Operand, Unmatched
 
@@ -30,11 +30,13 @@ class Dense:
     def of(cls, hit: Hit, x: Operand | None = None) -> Dense:
         """The node `hit.dense` with `x` (else `hit.x`) and `hit.w`.
 
-        Raises Unmatched where `hit.w` is the left operand, or of whole numbers.
+        Raises Unmatched where `hit.w` is the left operand, and for whole or quantized numbers.
         """
         dense = cls(hit.dense, x or hit.x, hit.w)
         if dense.node.input(1) != dense.w or dense.w.dtype not in FLOATS:
             raise Unmatched("the weight is not on the right")
+        if is_dequantized(dense.x, dense.w):
+            raise Unmatched("the product is of quantized numbers")
         return dense
 
     @property
