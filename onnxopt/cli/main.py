@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import importlib
 import os
@@ -14,7 +16,9 @@ import click
 import onnxopt
 from onnxopt.errors import OnnxoptError
 
-COMMANDS = ("optimize", "inspect", "validate", "bench", "diff", "rules")
+COMMANDS = ("optimize", "quantize", "inspect", "validate", "bench", "diff", "rules")
+MATRIX_WORK = frozenset({"quantize"})
+"""Commands that solve large systems in numpy."""
 INTERRUPTED = 128 + signal.SIGINT
 INTERNAL_ERROR = 3
 DEBUG = "ONNXOPT_DEBUG"
@@ -56,8 +60,22 @@ def main() -> NoReturn:
     # Hundreds of thousands of long-lived objects are made in one go: with the default thresholds
     # the collector walks all of them again and again.
     gc.set_threshold(200_000, 20, 100)
+    if not MATRIX_WORK.intersection(sys.argv[1:2]):
+        # The others multiply few and small matrices; a pool of threads costs more than it brings.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = run(sys.argv[1:])
-    sys.exit(max(code, _flush()))
+    _leave(max(code, _flush()))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once: to take a model's objects down one by one takes a tenth of a second.
+
+    What is registered to run at the end, such as removing temporary files, has run before.
+    """
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
