@@ -18,6 +18,8 @@ Array = np.ndarray[Any, Any]
 MOST = 128
 """The largest sum of two codes of one sign that can't overflow: 255 * 128 < 2**15."""
 
+_TRIES = 30
+
 
 def channel_rows(codes: Array, op_type: str, transposed: bool = False) -> Array | None:
     """The weight as [channels, runs, length], each run in the order of the kernel.
@@ -50,6 +52,11 @@ def worst_pairs(rows: Array) -> Array:
 def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> tuple[Array, Array]:
     """Codes of a float weight and scales of its channels with which nothing overflows.
 
+    The channels that need it get a larger scale. Their rounding errors are kept from adding up:
+    in each window of a convolution, and in each row of a product, as many are rounded the other
+    way as brings their sum below one half (after Guo et al., SQuant, 2022), for what comes in is
+    mostly of one sign and alike from place to place.
+
     Args:
         weight: The float weight.
         scale: float64 [channels]: its scales now. Those of channels that are safe stay.
@@ -59,25 +66,30 @@ def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> t
     Returns:
         int8 codes of the weight's shape, and the new scales.
     """
-    rows = channel_rows(weight, op_type, transposed)
+    axis = 0 if op_type == "Conv" or transposed else weight.ndim - 1
+    first = np.moveaxis(weight.astype(np.float64), axis, 0)
+    windows = first.reshape(len(first), first.shape[1] if op_type == "Conv" else 1, -1)
     scale = scale.astype(np.float64).copy()
-    if rows is None:
-        return _rounded(weight, scale, 0), scale
-    parts = scale[:, None, None]
-    for _ in range(20):
-        worst = worst_pairs(np.clip(np.rint(rows / parts), -127, 127))
+    codes = np.rint(windows / scale[:, None, None]).clip(-127, 127)
+    for _ in range(_TRIES):
+        found: Array = np.moveaxis(codes.reshape(first.shape), 0, axis).astype(np.int8)
+        rows = channel_rows(found, op_type, transposed)
+        worst = np.zeros(len(scale)) if rows is None else worst_pairs(rows)
         risky = worst > MOST
         if not risky.any():
             break
-        # Rounding can push a pair back over the limit; a little more room each time.
+        # Rounding can push a pair back over the limit: a little more room each time.
         scale[risky] *= np.maximum(worst[risky] / MOST, 1 + 1 / 512)
-        parts = scale[:, None, None]
-    axis = 0 if op_type == "Conv" or transposed else weight.ndim - 1
-    return _rounded(weight, scale, axis), scale
+        codes[risky] = _balanced(windows[risky] / scale[risky, None, None])
+    return found, scale
 
 
-def _rounded(weight: Array, scale: Array, axis: int) -> Array:
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    codes = np.rint(weight.astype(np.float64) / scale.reshape(shape))
-    return np.clip(codes, -127, 127).astype(np.int8)
+def _balanced(numbers: Array) -> Array:
+    """The numbers [..., count] rounded, so that the errors along the last axis sum to under 1/2."""
+    codes = np.rint(numbers)
+    if numbers.shape[-1] > 1:
+        errors = codes - numbers
+        surplus = np.rint(errors.sum(axis=-1, keepdims=True))
+        highest, lowest = (np.argsort(np.argsort(part, axis=-1)) for part in (-errors, errors))
+        codes += np.where(lowest < -surplus, 1, 0) - np.where(highest < surplus, 1, 0)
+    return codes.clip(-127, 127)
