@@ -158,11 +158,11 @@ class _Sums:
     count: int = 0
 
     def add(self, vectors: Array) -> None:
-        rows = np.ascontiguousarray(vectors, np.float32)
+        rows = np.asarray(vectors, np.float32)
         if rows.shape[1] == 0:
             return
         second = np.matmul(rows.transpose(0, 2, 1), rows)
-        total = rows.sum(axis=1, dtype=np.float64)
+        total = rows.sum(axis=1).astype(np.float64)
         if self.second is None or self.total is None:
             self.second, self.total = second.astype(np.float64), total
         else:
