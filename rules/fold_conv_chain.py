@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxopt.rewrite import Const, Exactness, Example, Rule, Value
 from onnxopt.rewrite.affine import Array, folded, require_own, wide_array
-from onnxopt.rewrite.convolution import ConvWeight, is_unpadded
+from onnxopt.rewrite.convolution import ConvWeight, is_unpadded, pads_of, per_axis
 
 
 class FoldConvChain(Rule):
@@ -42,8 +42,8 @@ class FoldConvChain(Rule):
 def _is_pointwise(conv: Any, weight: Any) -> bool:
     """Whether the convolution does the same to each pixel, and to each of them."""
     plain = all(size == 1 for size in weight.array.shape[2:])
-    steps = conv.attr("strides", [1])
-    return bool(plain and all(step == 1 for step in steps) and not any(conv.attr("pads", [0])))
+    image = weight.array.ndim - 2
+    return plain and set(per_axis(conv, "strides", image)) == {1} and not any(pads_of(conv, image))
 
 
 def _product(first: Array, second: Array) -> Array:

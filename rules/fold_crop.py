@@ -3,6 +3,7 @@
 from typing import Any
 
 from onnxopt.rewrite import Exactness, Example, Rule, Value, Values, forms
+from onnxopt.rewrite.convolution import pads_of, per_axis
 
 
 class FoldCropIntoConvTranspose(Rule):
@@ -22,7 +23,7 @@ class FoldCropIntoConvTranspose(Rule):
         hit.match(hit.conv.attr("auto_pad", "NOTSET") == "NOTSET")
         hit.match(hit.conv.attr("output_shape") is None and hit.w.rank is not None)
         image = hit.w.rank - 2
-        pads = list(hit.conv.attr("pads") or [0] * 2 * image)
+        pads = pads_of(hit.conv, image)
         for part in forms.parts(hit.root):
             hit.match(part.axis >= 2 and part.step == 1)
             before, after = _cut(hit, part, hit.conv.output.dim(part.axis))
@@ -47,7 +48,6 @@ def _smallest(hit: Any, axis: int) -> int:
     conv, kernel = hit.conv, hit.w.dim(axis + 2)
     hit.match(kernel is not None)
     image = hit.w.rank - 2
-    step = (conv.attr("dilations") or [1] * image)[axis]
+    step = per_axis(conv, "dilations", image)[axis]
     more = (conv.attr("output_padding") or [0] * image)[axis]
-    pads = (conv.attr("pads") or [0] * 2 * image)[axis::image]
-    return int((kernel - 1) * step + 1 + more - sum(pads))
+    return int((kernel - 1) * step + 1 + more - sum(pads_of(conv, image)[axis::image]))

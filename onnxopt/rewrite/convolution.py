@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxopt.rewrite import forms
 from onnxopt.rewrite.affine import Affine, Array, folded, require_own, wide_array
 from onnxopt.rewrite.build import RewriteBuilder
 from onnxopt.rewrite.hit import Hit, NodeView, Operand
@@ -99,18 +100,16 @@ def rebuilt(
 
 def is_unpadded(conv: NodeView, weight: ConvWeight) -> bool:
     """Whether a constant input gives a constant output: no element meets padding or a gap."""
-    kernel = weight.operand.array.shape[2:]
-    pointwise = all(size == 1 for size in kernel)
+    rank = weight.rank - 2
+    pointwise = all(size == 1 for size in weight.operand.array.shape[2:])
     if conv.op_type == "ConvTranspose":
-        steps = conv.attr("strides", [1]), conv.attr("output_padding", [0])
-        plain = all(step == 1 for step in steps[0]) and not any(steps[1])
-        fixed = conv.attr("output_shape") is None and not any(conv.attr("pads", [0]))
-        return pointwise and plain and fixed
-    pads = conv.attr("pads", [0])
+        plain = set(per_axis(conv, "strides", rank)) <= {1}
+        fixed = conv.attr("output_shape") is None and not any(conv.attr("output_padding", [0]))
+        return pointwise and plain and fixed and not any(pads_of(conv, rank))
     automatic = conv.attr("auto_pad", "NOTSET")
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
         return pointwise
-    return automatic == "VALID" or not any(pads)
+    return automatic == "VALID" or not any(pads_of(conv, rank))
 
 
 def keeps_shape(x: Operand, constant: Operand, weight: ConvWeight) -> bool:
@@ -124,3 +123,34 @@ def with_bias(weight: ConvWeight, bias: Array | None, shift: Array | None) -> Ar
         return None if bias is None else wide_array(bias)
     moved = weight.response(shift)
     return moved if bias is None else wide_array(bias) + moved
+
+
+def per_axis(conv: NodeView, name: str, rank: int) -> list[int]:
+    """Strides or dilations for each of `rank` image axes: ones where they are left out."""
+    return [int(step) for step in conv.attr(name) or [1] * rank]
+
+
+def pads_of(conv: NodeView, rank: int) -> list[int]:
+    """The written pads of a convolution or pool of `rank` image axes: first all before each."""
+    return [int(pad) for pad in conv.attr("pads") or [0] * 2 * rank]
+
+
+def padded_with(pad: NodeView) -> float | None:
+    """What a Pad in constant mode fills in; None in another mode or where it is not known."""
+    if pad.attr("mode", "constant") not in ("constant", b"constant"):
+        return None
+    operand = pad.input(2)
+    return float(pad.attr("value", 0.0)) if operand is None else operand.scalar
+
+
+def joined_pads(hit: Hit, node: NodeView, pad: NodeView) -> list[int]:
+    """The pads of a convolution or pool together with those of the Pad before it.
+
+    Raises Unmatched where the Pad crops or pads something else than image axes.
+    """
+    hit.match(node.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID"))
+    before, after = forms.pads(pad)
+    hit.match(len(before) > 2 and not any((*before[:2], *after[:2])))
+    hit.match(all(size >= 0 for size in (*before, *after)))
+    own = pads_of(node, len(before) - 2)
+    return [mine + new for mine, new in zip(own, [*before[2:], *after[2:]], strict=True)]

@@ -1,27 +1,11 @@
-"""A Pad in front of a convolution or pool, as the operator's own padding."""
+"""A Pad in front of a pool, as the pool's own padding."""
 
 from typing import Any
 
 from onnxopt.rewrite import Exactness, Example, Rule, Value, Values, forms
+from onnxopt.rewrite.convolution import joined_pads, padded_with, per_axis
 
 _NEVER_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus")
-
-
-class FoldPadIntoConv(Rule):
-    """Let a Conv pad its input with zeros itself.
-
-    Needs known pads of the spatial dims alone, none of them negative.
-    """
-
-    exactness = Exactness.CLOSE
-    example = Example("y = Conv(Pad(x, [0,0,1,1,0,0,1,1]), w)", "y = Conv(x, w, pads=[1,1,1,1])")
-
-    def pattern(self, op, x: Value, how: Values, w: Value, b: Value | None):
-        return op.Conv(op.Pad(x, how).named("pad"), w, b)
-
-    def rewrite(self, op, hit):
-        hit.match(_value(hit.pad) == 0)
-        return op.Conv(hit.x, hit.w, hit.b, like=hit.root, auto_pad=None, pads=_joined(hit))
 
 
 class FoldPadIntoAveragePool(Rule):
@@ -41,7 +25,7 @@ class FoldPadIntoAveragePool(Rule):
         return op.AveragePool(op.Pad(x, how).named("pad"))
 
     def rewrite(self, op, hit):
-        hit.match(_value(hit.pad) == 0)
+        hit.match(padded_with(hit.pad) == 0)
         pads = _pool_pads(hit)
         counted = hit.root.attr("count_include_pad") or not any(hit.root.attr("pads", [0]))
         hit.require(counted, "the pool does not count its own padding but would count the Pad's")
@@ -68,42 +52,19 @@ class FoldPadIntoMaxPool(Rule):
         return op.MaxPool(op.Pad(x, how).named("pad"))
 
     def rewrite(self, op, hit):
-        value = _value(hit.pad)
+        value = padded_with(hit.pad)
         hit.match(value is not None and hit.x.dtype is not None)
-        lowest = float(hit.x.dtype.min)
+        value, lowest = float(value or 0), float(hit.x.dtype.min)
         never_wins = value <= lowest * 0.999 or (value == 0 and _never_negative(hit.x))
         hit.require(never_wins, "the padded number may be the largest one")
         return op.MaxPool(hit.x, like=hit.root, auto_pad=None, pads=_pool_pads(hit))
 
 
-def _value(pad: Any) -> Any:
-    """What a Pad in constant mode fills in, None where that is not known."""
-    mode = pad.attr("mode", "constant")
-    if mode != "constant":
-        return None
-    operand = pad.input(2)
-    if operand is not None:
-        return operand.scalar
-    return float(pad.attr("value", 0.0))
-
-
-def _joined(hit: Any) -> list[int]:
-    """The pads of both nodes together."""
-    hit.match(hit.root.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID"))
-    before, after = forms.pads(hit.pad)
-    hit.match(len(before) > 2 and not any((*before[:2], *after[:2])))
-    hit.match(all(pad >= 0 for pad in (*before, *after)))
-    added = [*before[2:], *after[2:]]
-    own: list[int] = hit.root.attr("pads") or [0] * len(added)
-    return [mine + new for mine, new in zip(own, added, strict=True)]
-
-
 def _pool_pads(hit: Any) -> list[int]:
     """The pads of both nodes together, where each window keeps at least one element."""
-    pads = _joined(hit)
-    steps = hit.root.attr("dilations") or [1]
-    hit.match(not hit.root.attr("ceil_mode") and all(step == 1 for step in steps))
-    sizes = list(hit.root.attr("kernel_shape"))
+    pads, sizes = joined_pads(hit, hit.root, hit.pad), list(hit.root.attr("kernel_shape"))
+    steps = per_axis(hit.root, "dilations", len(sizes))
+    hit.match(not hit.root.attr("ceil_mode") and set(steps) == {1})
     fits = all(pad < size for pad, size in zip(pads, sizes * 2, strict=True))
     hit.require(fits, "the padding is as wide as the pool's window")
     return pads
