@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxopt.quantize.saturation import kernel_rows, pair_sums
+
 Array = np.ndarray[Any, Any]
 
 MOST = 128
@@ -22,30 +24,21 @@ _TRIES = 30
 
 
 def channel_rows(codes: Array, op_type: str, transposed: bool = False) -> Array | None:
-    """The weight as [channels, runs, length], each run in the order of the kernel.
+    """The weight as [channels, length], each row in the order of the kernel.
 
     `op_type` is Conv, Gemm or MatMul; `transposed` is transB of a Gemm. None for a depthwise
     convolution, and for what is none of these.
     """
-    if op_type == "Conv":
-        if codes.ndim < 3 or codes.shape[1] == 1:
-            return None
-        return np.moveaxis(codes, 1, -1).reshape(codes.shape[0], 1, -1)
-    if op_type == "Gemm":
-        return (codes if transposed else codes.T).reshape(-1, 1, codes.shape[transposed])
-    if op_type == "MatMul" and codes.ndim >= 2:
-        channels, length = codes.shape[-1], codes.shape[-2]
-        return np.moveaxis(codes, -1, 0).reshape(channels, -1, length)
+    if op_type == "Conv" and codes.ndim >= 3 and codes.shape[1] > 1:
+        return kernel_rows(codes, op_type, 0)
+    if op_type in ("Gemm", "MatMul") and codes.ndim == 2:
+        return kernel_rows(codes, op_type, 0 if transposed else 1)
     return None
 
 
 def worst_pairs(rows: Array) -> Array:
     """For each channel the largest sum of two neighbours of one sign, as a positive number."""
-    length = rows.shape[-1]
-    even = np.pad(rows.astype(np.float64), ((0, 0), (0, 0), (0, length % 2)))
-    first, second = even[..., 0::2], even[..., 1::2]
-    sums = np.where(first * second > 0, np.abs(first + second), 0.0)
-    worst: Array = sums.reshape(len(rows), -1).max(axis=1, initial=0.0)
+    worst: Array = pair_sums(rows).max(axis=1, initial=0.0)
     return worst
 
 

@@ -31,7 +31,7 @@ from onnxopt.runtime.providers import CPU, Provider, name_of
 from onnxopt.runtime.sessions import optimized_graph
 
 FLOAT = "float"
-_MARK = re.compile(r"\boxp(\d+)\b")
+_MARK = re.compile(r"(?<![0-9A-Za-z])oxp(\d+)")
 _BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4)
 
 

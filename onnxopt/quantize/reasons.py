@@ -36,6 +36,7 @@ from onnxopt.quantize.units import (
     named,
     readers,
     source,
+    unit_of,
 )
 
 
@@ -67,6 +68,9 @@ def rule_names() -> tuple[str, ...]:
 
 def blocked(unit: Unit) -> Why | None:
     """What keeps the node float, as far as the graph shows it; None where nothing does."""
+    product = _joined_product(unit)
+    if product is not None:
+        return blocked(unit_of(product))
     for name, ask in _ASKED:
         answer = ask(unit)
         if answer is not None:
@@ -508,6 +512,18 @@ def bias_scale_error(unit: Unit) -> float | None:
         ratio = bias.scale.reshape(-1) / wanted
         off = np.abs(np.log2(np.where(ratio > 0, ratio, np.inf)))
     return float(ratio[int(off.argmax())]) if float(off.max()) > 1e-3 else None
+
+
+def _joined_product(unit: Unit) -> ir.Node | None:
+    """The MatMul that an Add of an int32 bias becomes one Gemm with."""
+    makers = bias_makers(unit) if ops.is_standard(unit.node, "Add") else None
+    if makers is None or coding_of(makers[2]).dtype is not ir.DataType.INT32:
+        return None
+    for value in named(unit.node.inputs):
+        maker = value.producer()
+        if maker is not None and ops.is_standard(maker, "MatMul"):
+            return maker if len(readers(value)) == 1 and not value.is_graph_output() else None
+    return None
 
 
 def _is_from(value: ir.Value, op_type: str) -> bool:

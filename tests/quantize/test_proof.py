@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, parser
-
-from onnxopt.errors import RuntimeFailed
-from onnxopt.quantize.proof import NodeProof, Proof, prove
-from onnxopt.quantize.reasons import rule_names
 from quantize_graphs import Drawing
+
+from onnxopt.quantize.proof import NodeProof, Proof, prove
 
 IMAGE = (1, 8, 6, 6)
 Draw = Callable[[Drawing], "list[str] | str"]
