@@ -9,11 +9,12 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxopt.rewrite import axes
+from onnxopt.rewrite import axes, moves
 from onnxopt.rewrite.affine import SMALL_BYTES
-from onnxopt.rewrite.axes import TRANSPOSITION, Move, Perm
+from onnxopt.rewrite.axes import Perm
 from onnxopt.rewrite.cut import Cut
 from onnxopt.rewrite.hit import NodeView, Operand
+from onnxopt.rewrite.moves import TRANSPOSITION, Move
 
 MOST_NODES = 400
 """A region stops growing here; what lies beyond stays as it is."""
@@ -44,7 +45,7 @@ class Region:
 
     def _add(self, node: NodeView, perm: Perm, slot: int | None) -> list[Operand]:
         """Take in the node if it can move and fits; gives the values that are new by it."""
-        move = axes.moved(node, perm, slot)
+        move = moves.moved(node, perm, slot)
         if move is None or not self._fits(node, move):
             return []
         self.moves[node] = move

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.rewrite import axes
+from onnxopt.rewrite import axes, moves
 from onnxopt.rewrite.axes import Perm
 from onnxopt.rewrite.build import RewriteBuilder
 from onnxopt.rewrite.hit import NodeView, Operand
@@ -41,7 +41,7 @@ class Relayout:
         """For each value that something outside reads, what gives it now."""
         for node in self._ordered():
             inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
-            self._made[node] = axes.make(self.op, node, self.region.moves[node], inputs)
+            self._made[node] = moves.make(self.op, node, self.region.moves[node], inputs)
         result: dict[Operand, Any] = {}
         for node in self._made:
             for value in node.outputs:
