@@ -22,7 +22,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 BUDGET_BYTES = 256 << 20
 """The values that one run hands out take at most this much, but for one that is larger itself."""
 
-_UNPACKED = {"session.disable_prepacking": "1"}
+# Between two runs the values are counted here; threads that wait awake would take half the machine.
+_ASLEEP = {"session.intra_op.allow_spinning": "0"}
+_SHARING = {**_ASLEEP, "session.disable_prepacking": "1"}
 _SIZE = "onnxopt_size_"
 
 
@@ -170,7 +172,7 @@ class Observer:
     def _session(self, part: tuple[str, ...]) -> Session:
         if part not in self._sessions:
             # Several sessions share the weights as long as none packs its own copy of them.
-            config = _UNPACKED if len(self._parts) > 1 else {}
+            config = _SHARING if len(self._parts) > 1 else _ASLEEP
             self._sessions[part] = Session.open(
                 with_outputs(self._model, part), optimize=True, threads=self._threads, config=config
             )
