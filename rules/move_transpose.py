@@ -26,12 +26,14 @@ class MoveTranspose(Rule):
     def rewrite(self, op, hit):
         perm = axes.transposition(hit.root) or ()
         hit.match(perm and not hit.x.is_const)
-        graph = hit.root.node.graph
-        starts = ((hit.root.output, perm), (hit.x, axes.inverse(perm)))
-        regions = [Region.grow(value, layout, graph) for value, layout in starts]
-        plans = [plan for region in regions if (plan := Relayout.best(op, region)) is not None]
+        plans = []
+        for value, layout in ((hit.root.output, perm), (hit.x, axes.inverse(perm))):
+            plan = Relayout.best(op, Region.grow(value, layout, hit.root.node.graph))
+            if plan is None:
+                continue
+            plans.append(plan)
+            result = plan.replacements()
+            if plan.added <= plan.removed():
+                return result
         hit.match(plans)
-        results = [(plan, plan.replacements()) for plan in plans]
-        good = [result for plan, result in results if plan.added <= plan.removed()]
-        hit.require(good, "fewer transpositions would move more elements")
-        return good[0]
+        return hit.require(False, "fewer transpositions would move more elements")

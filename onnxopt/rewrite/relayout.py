@@ -34,7 +34,7 @@ class Relayout:
     @classmethod
     def best(cls, op: RewriteBuilder, region: Region) -> Relayout | None:
         """The choice of nodes that saves the most transpositions, None where none saves any."""
-        saved, nodes = region.choose()
+        saved, nodes = region.choose() if region.moves else (0, set())
         return cls(op, region, nodes) if saved > 0 and nodes else None
 
     def replacements(self) -> dict[Operand, Any]:
