@@ -1,12 +1,19 @@
 """Slices of one element whose axis goes."""
 
+from math import prod
+
 from onnxopt.rewrite import Exactness, Example, Rule, Value, Values, dims, forms
+
+_FEW = 128
+_LONG = 32
 
 
 class FoldSqueezeIntoSlice(Rule):
     """Gather one element instead of slicing it out and squeezing its axis.
 
-    Needs: a Slice along one axis only, by constants, of one element for sure.
+    Needs: a Slice along one axis only, by constants, of one element for sure. Measured on
+    onnxruntime's CPU provider, the Gather is faster where it copies few pieces or long ones; in
+    many short pieces it takes up to twice as long.
     """
 
     exactness = Exactness.EXACT
@@ -25,7 +32,15 @@ class FoldSqueezeIntoSlice(Rule):
         if axes is None:
             axes = dims.squeezed_axes(hit.slice.output.shape, hit.outer.output.shape)
         hit.match(axes is not None and forms.normal_axes(axes, hit.x.rank) == [parts[0].axis])
+        quick = _few_or_long_pieces(hit.x.shape or (), parts[0].axis)
+        hit.require(quick, "a Gather of so many short pieces is slower")
         return op.Gather(hit.x, op.const(index), axis=parts[0].axis)
+
+
+def _few_or_long_pieces(shape, axis: int) -> bool:
+    before, after = shape[:axis], shape[axis + 1 :]
+    few = all(isinstance(dim, int) for dim in before) and prod(before) <= _FEW
+    return few or prod(dim for dim in after if isinstance(dim, int)) >= _LONG
 
 
 def _index(part, size: int | None) -> int | None:
