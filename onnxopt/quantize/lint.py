@@ -43,6 +43,8 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 
+PER_CHANNEL_OPSET = 13
+
 _MISPLACED = {
     "activation-alone",
     "activation-between",
@@ -159,6 +161,11 @@ def _axis(unit: Unit) -> Iterator[Fault]:
     coding = coding_of(maker)
     if coding.axis is None or coding.block:
         return
+    graph = node.graph
+    version = graph.opset_imports.get("", 0) if graph is not None else 0
+    if 0 < version < PER_CHANNEL_OPSET:
+        message = f"opset {version} knows no scales per channel: the model does not load"
+        yield Fault("wrong-axis", label(node), message, True)
     wanted = right_axis(unit)
     codes = constant_codes(maker)
     if wanted is None or codes is None or coding.axis % codes.ndim == wanted:

@@ -9,10 +9,12 @@ import onnx_ir as ir
 
 from onnxopt import io, ops
 from onnxopt.config import Options
+from onnxopt.errors import BadInput
 from onnxopt.passes import manager, pipelines, shapes
 from onnxopt.passes.base import Context
+from onnxopt.passes.opset import raise_opset
 from onnxopt.quantize.edit import Editor
-from onnxopt.quantize.lint import Fault, lint
+from onnxopt.quantize.lint import PER_CHANNEL_OPSET, Fault, lint
 from onnxopt.quantize.repair_pairs import (
     absorb_activations,
     drop_idle,
@@ -59,11 +61,13 @@ def fix(model: io.Source) -> Repaired:
 
     What is constant is folded first: exporters leave biases that are computed in every run.
 
+    A model of an opset before 13 gets opset 13, the first that knows scales per channel.
+
     Raises BadModel if the model can't be read.
     """
     original = io.load(model)
     before = lint(original)
-    repaired = _cleaned(original)
+    repaired = _cleaned(_raised(original) if before else original)
     editor = Editor(repaired)
     for repair in _REPAIRS:
         repair(repaired, editor)
@@ -72,6 +76,18 @@ def fix(model: io.Source) -> Repaired:
     still = {(fault.kind, fault.node) for fault in left}
     fixed = tuple(fault for fault in before if (fault.kind, fault.node) not in still)
     return Repaired(repaired, fixed, left)
+
+
+def _raised(model: ir.Model) -> ir.Model:
+    """The model, or a copy of a later opset where onnx's converter knows the way."""
+    if model.opset_imports.get("", PER_CHANNEL_OPSET) >= PER_CHANNEL_OPSET:
+        return model
+    copy = model.clone()
+    try:
+        raise_opset(copy, PER_CHANNEL_OPSET)
+    except BadInput:
+        return model
+    return copy
 
 
 def _cleaned(model: ir.Model) -> ir.Model:

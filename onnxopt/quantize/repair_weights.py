@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.quantize.edit import Editor, cuts, graph_of, only_dequantized, replace
+from onnxopt.quantize.lint import PER_CHANNEL_OPSET
 from onnxopt.quantize.overflow import MOST, channel_rows, safe_codes, worst_pairs
 from onnxopt.quantize.placement import WEIGHT_INPUT
 from onnxopt.quantize.reasons import (
@@ -147,7 +148,7 @@ def _is_wrong(holder: ir.Node) -> bool:
 
 
 def _fold_normalization(node: ir.Node, editor: Editor) -> None:
-    conv = _conv_before(node)
+    conv = _conv_before(node) if _knows_channels(node) else None
     found = None if conv is None else _weight(conv)
     parts = [_numbers_of(value) for value in node.inputs[1:5]]
     if conv is None or found is None or any(part is None for part in parts):
@@ -236,4 +237,16 @@ def _store(node: ir.Node, codes: Array, scale: Array, axis: int, editor: Editor)
     place = WEIGHT_INPUT[node.op_type]
     value = node.inputs[place]
     name = (value.name if value is not None else None) or "weight"
+    if not _knows_channels(node):
+        # Smaller codes than those of each channel alone: what is safe stays so.
+        shape = [1] * codes.ndim
+        shape[axis] = -1
+        one = scale.max()
+        codes = np.rint(codes * (scale / one).reshape(shape)).astype(codes.dtype)
+        scale = one
     node.replace_input_with(place, editor.quantized(node, name, codes, scale, 0, axis))
+
+
+def _knows_channels(node: ir.Node) -> bool:
+    version = graph_of(node).opset_imports.get("", PER_CHANNEL_OPSET)
+    return version >= PER_CHANNEL_OPSET
