@@ -41,8 +41,16 @@ def pair_limit(top: int) -> int:
 def kernel_rows(weight: Array, op_type: str, axis: int) -> Array:
     """A weight as rows [channels, K]: kh, kw, c order for Conv, along K for Gemm and MatMul."""
     if op_type == "Conv":
-        return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
-    return weight if axis == 0 else weight.T
+        return np.asarray(np.moveaxis(weight, 1, -1).reshape(len(weight), -1))
+    return np.asarray(weight if axis == 0 else weight.T)
+
+
+def kernel_order(shape: tuple[int, ...], op_type: str, axis: int) -> Array:
+    """Where each column of `kernel_rows` stands in a weight's own order (channel, kh, kw)."""
+    if op_type != "Conv":
+        return np.arange(shape[1 - axis])
+    places = np.arange(np.prod(shape[1:])).reshape(1, *shape[1:])
+    return np.asarray(kernel_rows(places, op_type, 0)[0])
 
 
 def from_kernel_rows(rows: Array, shape: tuple[int, ...], op_type: str, axis: int) -> Array:
@@ -88,23 +96,25 @@ def nearest_safe_codes(
     rows: Array, scale: Array, *, top: int | None = 255, limit: int = 127
 ) -> Array:
     """Codes rounded to nearest, with pairs that rounding made too large taken back: int8."""
-    exact = rows.astype(np.float64) / scale.astype(np.float64)[:, None]
+    exact = rows / scale[:, None].astype(rows.dtype)
     codes = np.clip(np.rint(exact), -limit, limit)
-    if top is None:
-        return codes.astype(np.int8)
-    room = pair_limit(top)
-    wide, wide_exact = _evened(codes), _evened(exact)
-    left, right = wide[:, 0::2], wide[:, 1::2]
-    excess = np.where(left * right > 0, np.abs(left + right) - room, 0)
-    while (excess > 0).any():
-        over = excess > 0
+    if top is None or rows.shape[1] < 2:
+        return np.asarray(codes.astype(np.int8))
+    room, even = pair_limit(top), rows.shape[1] // 2 * 2
+    left, right = codes[:, 0:even:2], codes[:, 1:even:2]
+    channel, pair = np.nonzero((left * right > 0) & (np.abs(left + right) > room))
+    while len(channel):
+        first, second = left[channel, pair], right[channel, pair]
         # The one that was rounded up further (away from zero) loses least.
-        pull = np.abs(wide) - np.abs(wide_exact)
-        first = over & (pull[:, 0::2] >= pull[:, 1::2])
-        left -= np.where(first, np.sign(left), 0)
-        right -= np.where(over & ~first, np.sign(right), 0)
-        excess = np.where(left * right > 0, np.abs(left + right) - room, 0)
-    return wide[:, : rows.shape[1]].astype(np.int8)
+        pulls = [
+            np.abs(code) - np.abs(exact[channel, 2 * pair + side])
+            for side, code in enumerate((first, second))
+        ]
+        column = 2 * pair + (pulls[0] < pulls[1])
+        codes[channel, column] -= np.sign(codes[channel, column])
+        over = np.abs(left[channel, pair] + right[channel, pair]) > room
+        channel, pair = channel[over], pair[over]
+    return np.asarray(codes.astype(np.int8))
 
 
 def saturating_product(activations: Array, rows: Array) -> Array:
