@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.check import images
 from onnxopt.check.arrays import read_npy, read_npz
 from onnxopt.check.inputs import Feed, InputSpec, checked_feed, inputs_of, listing
 from onnxopt.errors import BadInput
@@ -23,7 +24,9 @@ _SLASH = "__SL__"
 _SUFFIXES = (".npy", ".npz")
 
 
-def read_data(spec: Data, model: ir.Model, batch: int = 1) -> Iterable[Feed]:
+def read_data(
+    spec: Data, model: ir.Model, batch: int = 1, *, preprocess: str | None = None
+) -> Iterable[Feed]:
     """The feeds in `spec`, read as they are asked for; can be iterated again unless `spec` can't.
 
     `spec` is one of
@@ -31,6 +34,9 @@ def read_data(spec: Data, model: ir.Model, batch: int = 1) -> Iterable[Feed]:
     * an .npz file: its keys are input names (`__SL__` stands for a `/`), its arrays hold samples;
     * an .npy file with the samples of a model's single input;
     * a folder of such files, taken in the order of their names (a run does not reach across files);
+    * a folder of pictures, for a model whose single input takes them, with `preprocess`: a preset
+      with options (see images.Preprocess), or `module:function` from uint8 pixels [height, width,
+      3] to an input without its batch dim;
     * `module:function`: a function without arguments that gives feeds (dicts), importable from
       here or from the working directory;
     * a mapping of input names to arrays of samples;
@@ -43,12 +49,22 @@ def read_data(spec: Data, model: ir.Model, batch: int = 1) -> Iterable[Feed]:
     used in every run.
 
     Raises:
-        BadInput: Nothing of that name or kind, pickled objects, `batch` below 1; while iterating, a
-            name, type, shape or number of samples that does not fit the model.
+        BadInput: Nothing of that name or kind, pickled objects, `batch` below 1, pictures without
+            `preprocess` or the other way round; while iterating, a name, type, shape or number of
+            samples that does not fit the model.
+        MissingExtra: Pictures can't be read, as Pillow is not installed.
     """
     if batch < 1:
         raise BadInput(f"the batch can't be {batch}", hint="give at least 1")
     inputs = inputs_of(model)
+    pictures = _pictures(spec)
+    if pictures:
+        return _images(pictures, inputs, batch, preprocess)
+    if preprocess is not None:
+        raise BadInput(
+            "only pictures are preprocessed, and the data is no folder of them",
+            hint="leave --preprocess out, or name a folder of .jpg or .png files with --data",
+        )
     if isinstance(spec, Mapping):
         return _Samples(lambda: dict(spec), inputs, batch, "the data")
     if isinstance(spec, (str, os.PathLike)):
@@ -196,13 +212,40 @@ def _read_path(
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
         if not files:
-            raise BadInput(f"no .npz or .npy file lies in {path}", hint="name a folder of samples")
+            raise BadInput(
+                f"no .npz or .npy file and no picture lies in {path}",
+                hint="name a folder of samples",
+            )
         return _Chain(tuple(_file_samples(file, inputs, batch) for file in files))
     if path.is_file():
         return _file_samples(path, inputs, batch)
     if ":" in str(spec) and path.suffix not in _SUFFIXES:
         return _Feeds(_Calls(function_of(str(spec)), str(spec)), inputs)
     raise BadInput(f"there is no data at {path}", hint="give a file, a folder or module:function")
+
+
+def _pictures(spec: Data) -> tuple[Path, ...]:
+    """The pictures of a folder that has no arrays."""
+    if not isinstance(spec, (str, os.PathLike)) or not Path(spec).is_dir():
+        return ()
+    if any(file.suffix in _SUFFIXES for file in Path(spec).iterdir()):
+        return ()
+    return images.images_in(Path(spec))
+
+
+def _images(
+    files: tuple[Path, ...], inputs: tuple[InputSpec, ...], batch: int, preprocess: str | None
+) -> images.Images:
+    if preprocess is None:
+        raise BadInput(
+            f"{files[0].parent} holds pictures, and nothing says how the model wants them",
+            hint=f"say how with --preprocess: {images.HINT}",
+        )
+    images.require_pillow()
+    images.image_input(inputs)
+    own = ":" in preprocess
+    how = function_of(preprocess) if own else images.Preprocess.parse(preprocess)
+    return images.Images(files, inputs, how, batch)
 
 
 def _file_samples(path: Path, inputs: tuple[InputSpec, ...], batch: int) -> _Samples:
