@@ -8,6 +8,7 @@ from onnxopt import _lazy
 
 if TYPE_CHECKING:
     from onnxopt.api import Result, bench, inspect, optimize, validate
+    from onnxopt.api_quantize import QuantizeResult, quantize
     from onnxopt.config import Exactness, Level, Options
     from onnxopt.errors import OnnxoptError
     from onnxopt.io import load, save
@@ -23,6 +24,7 @@ _HOMES = {
     "Level": "config",
     "OnnxoptError": "errors",
     "Options": "config",
+    "QuantizeResult": "api_quantize",
     "Result": "api",
     "bench": "api",
     "foreign_pass": "passes.foreign",
@@ -30,6 +32,7 @@ _HOMES = {
     "inspect": "api",
     "load": "io",
     "optimize": "api",
+    "quantize": "api_quantize",
     "save": "io",
     "validate": "api",
 }
@@ -39,6 +42,7 @@ __all__ = [
     "Level",
     "OnnxoptError",
     "Options",
+    "QuantizeResult",
     "Result",
     "bench",
     "foreign_pass",
@@ -46,6 +50,7 @@ __all__ = [
     "inspect",
     "load",
     "optimize",
+    "quantize",
     "save",
     "validate",
 ]

@@ -166,7 +166,7 @@ def optimize(
             threads=threads,
         )
     report = Report(
-        source=_name(model),
+        source=name_of(model),
         output="<memory>" if output is None else os.fspath(output),
         before=before,
         after=after,
@@ -262,7 +262,7 @@ def inspect(
     original = io.load(model)
     options = Options(input_shapes=_shapes(input_shapes), dims=dict(dims or {}))
     file = io.file_info(model) if isinstance(model, str | os.PathLike) else None
-    return inspection(original, prepare(original, options), source=_name(model), file=file)
+    return inspection(original, prepare(original, options), source=name_of(model), file=file)
 
 
 def prepare(model: ir.Model, options: Options) -> ir.Model:
@@ -316,7 +316,8 @@ def _shapes(given: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, .
     return {name: tuple(shape) for name, shape in (given or {}).items()}
 
 
-def _name(model: io.Source) -> str:
+def name_of(model: io.Source) -> str:
+    """What a report calls a model: its path, or a word in angle brackets."""
     if isinstance(model, str | os.PathLike):
         return os.fspath(model)
     return "<bytes>" if isinstance(model, bytes) else "<memory>"

@@ -34,6 +34,7 @@ LAYERS = [
     {"bench"},
     {"report"},
     {"api"},
+    {"api_quantize"},
     {"batch"},
     {"__init__"},
     {"catalogue"},

@@ -24,6 +24,12 @@ Outputs: TypeAlias = Mapping[str, Any]
 NAMES = ("auto", "top1", "agreement", "sqnr", "cosine")
 """Metrics that go by a name; `module:function` is one of the user's own."""
 
+MAX_DROPS = {"agreement": 0.015}
+OTHER_MAX_DROP = 0.005
+"""What may be lost unless the user says otherwise: a class may change without being worse."""
+
+_MOST_PAIRED = 400_000_000
+
 CustomMetric: TypeAlias = Callable[[list[Outputs], list[Feed]], float]
 
 
@@ -32,9 +38,10 @@ class Score:
     """What a metric found: `drop` is how much is lost, in the metric's own unit, 0 for nothing.
 
     `reference` and `candidate` are the two models' values. The drop is their difference for `top1`
-    and functions, 1 − candidate for `agreement` and `cosine`, and noise over signal (0.005 is
-    23 dB) for `sqnr`, whose values are in dB. `samples` counts what was decided on, and `step` is
-    what one sample changes in the drop, 0 where it is no count.
+    and functions, 1 − candidate for `cosine`, and noise over signal (0.005 is 23 dB) for `sqnr`,
+    whose values are in dB. For `agreement` it is the share of classes that are expected to change
+    when each sample's error may meet any sample. `samples` counts what was decided on, and `step`
+    is what one sample changes in the drop, 0 where it is no count.
     """
 
     metric: str
@@ -44,9 +51,14 @@ class Score:
     samples: int
     step: float = 0.0
 
-    def within(self, max_drop: float) -> bool:
+    def allowed(self, max_drop: float | None) -> float:
+        """What may be lost: the user's limit, or the one that suits the metric."""
+        return MAX_DROPS.get(self.metric, OTHER_MAX_DROP) if max_drop is None else max_drop
+
+    def within(self, max_drop: float | None) -> bool:
         """Whether the drop is allowed; fewer samples than it takes to tell let one pass."""
-        allowed = max(max_drop, self.step) if max_drop > 0 else 0.0
+        limit = self.allowed(max_drop)
+        allowed = max(limit, self.step) if limit > 0 else 0.0
         return self.drop <= allowed + 1e-12
 
 
@@ -94,8 +106,7 @@ class Metric:
             return Score(name, 1.0, found, 1.0 - found, len(feeds))
         before, after = _classes(reference), _classes(candidate)
         if name == "agreement":
-            share = float(np.mean(before == after))
-            return Score(name, 1.0, share, 1.0 - share, before.size, 1.0 / before.size)
+            return _agreement(before, after, reference, candidate)
         assert self.labels is not None
         return _top1(before, after, self.labels)
 
@@ -196,6 +207,35 @@ def _classes(outputs: Sequence[Outputs]) -> Array:
             raise BadInput("the first output holds NaN", hint="no class can be told from it")
         found.append(scores.argmax(axis=axis).reshape(-1))
     return np.concatenate(found)
+
+
+def _agreement(
+    before: Array, after: Array, reference: Sequence[Outputs], candidate: Sequence[Outputs]
+) -> Score:
+    share = float(np.mean(before == after))
+    drop = _expected_changes(_rows(reference), _rows(candidate))
+    if drop is None:
+        return Score("agreement", 1.0, share, 1.0 - share, before.size, 1.0 / before.size)
+    return Score("agreement", 1.0, share, drop, before.size)
+
+
+def _expected_changes(left: Array | None, right: Array | None) -> float | None:
+    """The share of samples whose class changes when each sample's error meets each other sample.
+
+    A hundred samples can't show a loss of half a percent; ten thousand pairs of a sample and an
+    error can. None where the outputs are no rows of scores, or too many to be paired.
+    """
+    if left is None or right is None or left.size * len(left) > _MOST_PAIRED:
+        return None
+    classes, errors = left.argmax(axis=1), right - left
+    return float(np.mean([np.mean((left + error).argmax(axis=1) != classes) for error in errors]))
+
+
+def _rows(outputs: Sequence[Outputs]) -> Array | None:
+    firsts = [next(iter(_numbers(each).values())) for each in outputs]
+    if any(first.ndim != 2 for first in firsts):
+        return None
+    return np.concatenate(firsts).astype(np.float64)
 
 
 def _top1(left: Array, right: Array, labels: Array) -> Score:

@@ -1,0 +1,257 @@
+"""Static quantization: calibrate, plan, insert, prove, score, race, decide.
+
+What comes out is never slower than the float model and never worse than the budget allows, or it
+is the float model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import onnx_ir as ir
+
+from onnxopt import ops, registry
+from onnxopt.check.metric import Metric, Score, sqnr_db
+from onnxopt.errors import BadInput
+from onnxopt.passes import shapes
+from onnxopt.quantize.calibrate import collect
+from onnxopt.quantize.proof import Proof, prove
+from onnxopt.quantize.records import QuantPlan, Range
+from onnxopt.quantize.samples import Samples
+from onnxopt.quantize.search import Candidate, Island, put_back, sensitivities
+from onnxopt.quantize.weights import Statistics
+from onnxopt.quantize.workshop import Workshop
+
+Progress: TypeAlias = "Callable[[float, str], None]"
+Verdict = Literal["int8", "float", "over budget", "planned"]
+
+_LOOKED_AT = 8
+"""Samples that sensitivities and layer errors are measured on."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user may choose; `api.quantize` says what each is."""
+
+    target: str = "cpu"
+    method: str = "minmax"
+    percentile: float = 99.99
+    methods: tuple[str, ...] = ()
+    metric: Metric = field(default_factory=lambda: Metric("auto"))
+    max_drop: float | None = None
+    threads: int = 0
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A candidate's speed over the float model's, and whether that stands clear of the noise."""
+
+    speedup: float
+    faster: bool
+
+
+Race: TypeAlias = "Callable[[ir.Model, ir.Model, Sequence[Mapping[str, Any]]], Speed]"
+"""Times the float model and a quantized one on feeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it.
+
+    `model` is the one to keep: the quantized one where `verdict` is "int8", else the float one.
+    `best` is the best quantized model seen, None where nothing could be quantized. `layers` is the
+    SQNR in dB of each value that carries a pair, all errors before it included; `islands` what each
+    costs alone, worst first, where that was looked for.
+    """
+
+    verdict: Verdict
+    reason: str
+    model: ir.Model
+    plan: QuantPlan
+    ranges: Mapping[str, Range]
+    best: ir.Model | None = None
+    proof: Proof | None = None
+    score: Score | None = None
+    sqnr_db: float | None = None
+    layers: Mapping[str, float] | None = None
+    islands: tuple[Island, ...] = ()
+    back: tuple[str, ...] = ()
+
+
+def quantize_static(
+    model: ir.Model,
+    samples: Samples,
+    settings: Settings,
+    *,
+    race: Race | None,
+    plan: QuantPlan | None = None,
+    plan_only: bool = False,
+    progress: Progress = lambda share, doing: None,
+) -> Outcome:
+    """Quantize a float model with Q/DQ pairs where they run in integers, pay and hold the budget.
+
+    Args:
+        model: The float model, already optimized; it is not changed.
+        samples: Calibration samples and those to measure on.
+        settings: What the user chose.
+        race: Times two models; None leaves time out of the decision.
+        plan: A plan to carry out as it is, without a search.
+        plan_only: Stop when the plan is made.
+        progress: Told how far it is.
+
+    Raises:
+        BadInput: The model is not one to quantize, the data does not fit, the metric fails, or the
+            target or the plan can't be used.
+        RuntimeFailed: onnxruntime can't run the model.
+    """
+    refuse(model)
+    work = model.clone()
+    name_nodes(work)
+    shapes.infer(work)
+    ranges = collect(
+        work, samples.calibration, method=settings.method, percentile=settings.percentile,
+        cache=settings.cache, progress=progress, threads=settings.threads,
+    )  # fmt: skip
+    shop = Workshop(
+        work, registry.quant_specs(), Statistics(ranges, {}, samples.calibration),
+        settings.target if plan is None else plan.target, settings.methods, settings.threads,
+    )  # fmt: skip
+    run = _Run(model, shop, samples, settings, progress)
+    made = plan if plan is not None else shop.plan()
+    if plan_only:
+        return Outcome("planned", "a plan was asked for", model, made, ranges)
+    return run.decide(made, given=plan is not None, race=race)
+
+
+class _Run:
+    def __init__(
+        self,
+        model: ir.Model,
+        shop: Workshop,
+        samples: Samples,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self._model = model
+        self._shop = shop
+        self._settings = settings
+        self._metric = replace(settings.metric, labels=samples.labels)
+        self._held = samples.held
+        self._looked_at = list(itertools.islice(samples.calibration, _LOOKED_AT))
+        self._progress = progress
+        self._wanted = shop.outputs(model, samples.held)
+
+    def decide(self, plan: QuantPlan, *, given: bool, race: Race | None) -> Outcome:
+        """Carry out the plan, and what has to be done for it to hold and to pay."""
+        if not any(choice.quantize for choice in plan.nodes):
+            return self._nothing(plan)
+        self._progress(0.0, "quantizing")
+        reasons: dict[str, str] = {}
+        found = self.judge(plan)
+        proof = prove(found.model)
+        if proof.stayed_float and not given:
+            reasons = {node.name: f"{node.reason} ({node.rule})" for node in proof.stayed_float}
+            plan = self._shop.plan(reasons)
+            if not any(choice.quantize for choice in plan.nodes):
+                return self._nothing(plan)
+            found = self.judge(plan)
+            proof = prove(found.model)
+        islands: tuple[Island, ...] = ()
+        if not found.score.within(self._settings.max_drop) and not given:
+            islands = sensitivities(self._shop, plan, self._looked_at, self._progress)
+            held, best = put_back(
+                self._shop, islands, reasons, self._settings.max_drop, self.judge, self._progress
+            )
+            if held is not None or (best is not None and best.score.drop < found.score.drop):
+                found = held or best or found
+                proof = prove(found.model)
+        return self._outcome(found, proof, islands, given, race)
+
+    def judge(self, plan: QuantPlan, back: tuple[str, ...] = ()) -> Candidate:
+        """Carry out a plan and score it on the samples kept apart."""
+        model = self._shop.build(plan)
+        outputs = self._shop.outputs(model, self._held)
+        score = self._metric.score(self._wanted, outputs, self._held)
+        return Candidate(plan, model, score, sqnr_db(self._wanted, outputs), back)
+
+    def _nothing(self, plan: QuantPlan) -> Outcome:
+        reasons = Counter(c.reason for c in plan.nodes if c.op_type in PRODUCTS)
+        common = f": {reasons.most_common(1)[0][0]}" if reasons else ""
+        reason = f"no node can run in integers{common}"
+        return Outcome("float", reason, self._model, plan, self._shop.ranges)
+
+    def _outcome(
+        self,
+        found: Candidate,
+        proof: Proof,
+        islands: tuple[Island, ...],
+        given: bool,
+        race: Race | None,
+    ) -> Outcome:
+        verdict, reason = self._verdict(found, given, race)
+        return Outcome(
+            verdict=verdict,
+            reason=reason,
+            model=found.model if verdict == "int8" else self._model,
+            plan=found.plan,
+            ranges=self._shop.ranges,
+            best=found.model,
+            proof=proof,
+            score=found.score,
+            sqnr_db=found.sqnr_db,
+            layers=self._shop.layer_noise(found.model, found.plan, self._looked_at),
+            islands=islands,
+            back=found.back,
+        )
+
+    def _verdict(self, found: Candidate, given: bool, race: Race | None) -> tuple[Verdict, str]:
+        if not found.score.within(self._settings.max_drop):
+            budget = found.score.allowed(self._settings.max_drop)
+            drop = f"{found.score.metric} drops by {found.score.drop:.4g}"
+            return "over budget", f"{drop}, and {budget:g} is allowed"
+        if race is None:
+            return "int8", "it holds the budget; the time was not measured"
+        self._progress(0.0, "timing")
+        speed = race(self._model, found.model, self._held)
+        if speed.faster:
+            return "int8", f"it holds the budget and runs at {speed.speedup:.2f}x"
+        if given:
+            return "int8", f"the plan was given, and it runs at {speed.speedup:.2f}x only"
+        return "float", f"integers do not pay here: they run at {speed.speedup:.2f}x"
+
+
+def refuse(model: ir.Model) -> None:
+    """Raise BadInput for a model that there is nothing to quantize in, saying why."""
+    nodes = list(model.graph.all_nodes())
+    products = [node for node in nodes if ops.is_standard(node, *PRODUCTS)]
+    weights = [value for node in products for value in node.inputs[1:2] if value is not None]
+    made = [value.producer() for value in weights]
+    done = [node for node in made if node is not None and node.op_type == "DequantizeLinear"]
+    integer = [node for node in nodes if node.op_type.startswith(("QLinear", "QGemm"))]
+    if (done or integer) and len(done) == len(weights):
+        raise BadInput("the model is quantized already", hint="quantize the float model")
+    types = {value.dtype for value in weights if value.dtype is not None}
+    if types and ir.DataType.FLOAT not in types:
+        name = sorted(dtype.name.lower() for dtype in types)[0]
+        raise BadInput(
+            f"the model computes in {name}, and only float32 can be quantized",
+            hint="export it in float32",
+        )
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give each node of the main graph a name of its own: plans go by names."""
+    known: set[str] = set()
+    for place, node in enumerate(model.graph):
+        name = node.name or f"{node.op_type}_{place}"
+        while name in known:
+            name = f"{name}_{place}"
+        known.add(name)
+        node.name = name

@@ -1,0 +1,108 @@
+"""`onnxopt quantize` end to end: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxopt.cli.main import run
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+FAST = ("--no-bench", "--threads", "1", "--metric", "sqnr", "--max-drop", "5%")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a small network and made-up data for it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(MODELS / "cifar_resnet20.onnx", "net.onnx")
+    images = np.random.default_rng(0).standard_normal((10, 3, 32, 32)).astype(np.float32)
+    np.save("data.npy", images)
+    return tmp_path
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command; gives its exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def _ops(path: str) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_it_writes_an_integer_model_and_says_what_runs_how(here: Path, ran: Any) -> None:
+    code, out, err = ran(
+        "quantize", "net.onnx", "--data", "data.npy", "-o", "out.onnx", "--report", "r.json", *FAST
+    )
+    assert (code, err) == (0, "")
+    assert "QLinearConv" in out
+    assert "2 runs of 10 kept apart to measure on: each fifth" in out
+    assert "it reads 3 channels" in out
+    assert "Quantized: it holds the budget" in out
+    assert "QuantizeLinear" in _ops("out.onnx")
+    report = json.loads(Path("r.json").read_text())
+    assert report["verdict"] == "int8"
+    assert report["layers"][0]["reason"]
+
+
+def test_a_missed_budget_is_exit_code_1_and_no_file(here: Path, ran: Any) -> None:
+    asked = ("--no-bench", "--threads", "1", "--metric", "sqnr", "--max-drop", "0")
+    code, out, err = ran("quantize", "net.onnx", "--data", "data.npy", "-o", "out.onnx", *asked)
+    assert code == 1
+    assert "The budget is missed" in out
+    assert "nothing was written" in err
+    assert not Path("out.onnx").exists()
+
+
+def test_a_plan_can_be_written_edited_and_carried_out(here: Path, ran: Any) -> None:
+    code, out, _ = ran("quantize", "net.onnx", "--data", "data.npy", "--plan-only", "p.json", *FAST)
+    assert code == 0
+    assert "Planned: " in out
+    plan = json.loads(Path("p.json").read_text())
+    last = [node for node in plan["nodes"] if node["quantize"]][-1]
+    last["quantize"] = False
+    Path("p.json").write_text(json.dumps(plan))
+    code, out, _ = ran(
+        "quantize", "net.onnx", "--data", "data.npy", "--plan", "p.json", "-o", "out.onnx",
+        "--json", *FAST,
+    )  # fmt: skip
+    assert code == 0
+    layers = {layer["node"]: layer for layer in json.loads(out)["layers"]}
+    assert layers[last["node"]]["kernel"] == "float"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "no data"),
+        (("--data", "absent.npy"), "absent.npy"),
+        (("--data", "data.npy", "--target", "toaster"), "toaster"),
+        (("--data", "data.npy", "--metric", "top1"), "labels"),
+        (("--data", "data.npy", "--metric", "json:dumps"), "json:dumps"),
+        (("--data", "data.npy", "--metric", "top1", "--labels", "absent.npy"), "absent.npy"),
+        (("--data", "data.npy", "--plan", "absent.json"), "absent.json"),
+        (("--data", "data.npy", "--report", "report.txt"), "report.txt"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_exit_code_2_with_one_clear_message(
+    here: Path, ran: Any, arguments: tuple[str, ...], word: str
+) -> None:
+    code, _, err = ran("quantize", "net.onnx", "-o", "out.onnx", "--no-bench", *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert word in err
+    assert not Path("out.onnx").exists()

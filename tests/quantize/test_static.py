@@ -1,0 +1,257 @@
+"""Static quantization end to end on small models: what comes out, what is refused, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from casefile import parse
+
+import onnxopt
+from onnxopt.api_quantize import QuantizeResult, quantize
+from onnxopt.check.metric import Metric, metric
+from onnxopt.errors import BadInput
+from onnxopt.quantize import samples
+from onnxopt.quantize.records import QuantPlan
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+RESNET = MODELS / "cifar_resnet20.onnx"
+RANDOM = np.random.default_rng(0)
+
+
+def weight(name: str, *shape: int, scale: float = 0.3) -> str:
+    numbers = RANDOM.standard_normal(int(np.prod(shape))) * scale
+    return (
+        f"float[{','.join(map(str, shape))}] {name} = {{{','.join(f'{n:.4f}' for n in numbers)}}}"
+    )
+
+
+NET = f"""
+g (float[N,8,6,6] x) => (float[N,4] y) <
+  {weight("w1", 8, 8, 3, 3)}, {weight("b1", 8)}, {weight("w2", 8, 8, 1, 1)}, {weight("b2", 8)},
+  {weight("w3", 8, 4)}, {weight("b3", 4)}, int64[2] s = {{0, -1}}>
+{{ [c1] a = Conv<pads = [1,1,1,1]>(x, w1, b1) [r1] b = Relu(a) [c2] c = Conv(b, w2, b2)
+   [sum] d = Add(b, c) [pool] e = GlobalAveragePool(d) [flat] f = Reshape(e, s)
+   [out] y = Gemm(f, w3, b3) }}"""
+
+
+CHAIN = f"""
+g (float[N,8,6,6] x) => (float[N,8,6,6] y) <
+  {weight("w1", 8, 8, 3, 3)}, {weight("b1", 8)}, {weight("w2", 8, 8, 1, 1)},
+  {weight("w3", 8, 8, 1, 1)}, {weight("w4", 8, 8, 1, 1)}>
+{{ [c1] a = Conv<pads = [1,1,1,1]>(x, w1, b1) [r1] b = Relu(a) [c2] c = Conv(b, w2)
+   [r2] d = Relu(c) [c3] e = Conv(d, w3) [r3] f = Relu(e) [c4] y = Conv(f, w4) }}"""
+
+
+@pytest.fixture(scope="module")
+def net() -> onnx.ModelProto:
+    return parse(NET)
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return {"x": np.random.default_rng(1).standard_normal((40, 8, 6, 6)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def made(net: onnx.ModelProto, data: dict[str, Any]) -> QuantizeResult:
+    return quantize(net, data=data, bench=False, threads=1)
+
+
+def test_what_has_kernels_runs_in_integers_and_keeps_the_numbers(made: QuantizeResult) -> None:
+    report = made.report
+    assert (report.verdict, report.passed) == ("int8", True)
+    kernels = {layer.op_type: layer.kernel for layer in report.layers}
+    assert kernels["Conv"] == "QLinearConv"
+    assert kernels["Gemm"] == "QGemm"
+    assert kernels["Relu"] != "float"
+    assert not report.not_integer
+    assert report.sqnr_db is not None and report.sqnr_db > 25
+    onnx.checker.check_model(ir.to_proto(made.model), full_check=True)
+
+
+def test_float_weights_are_gone_from_the_result(made: QuantizeResult) -> None:
+    floats = [
+        value.name
+        for value in made.model.graph.initializers.values()
+        if value.dtype is ir.DataType.FLOAT and value.const_value.size > 8
+    ]
+    assert floats == []
+
+
+def test_the_same_call_gives_the_same_bytes(
+    made: QuantizeResult, net: onnx.ModelProto, data: dict[str, Any]
+) -> None:
+    again = onnxopt.quantize(net, data=data, bench=False, threads=1)
+    first, second = (ir.to_proto(each.model) for each in (made, again))
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+        deterministic=True
+    )
+
+
+def test_a_budget_of_nothing_is_missed_and_nothing_is_written(
+    net: onnx.ModelProto, data: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    asked: dict[str, Any] = {"metric": "sqnr", "max_drop": 1e-9, "bench": False, "threads": 1}
+    result = quantize(net, data=data, output=out, **asked)
+    assert (result.report.verdict, result.report.passed) == ("over budget", False)
+    assert not out.exists()
+    assert result.best is not None
+    assert "QuantizeLinear" not in {node.op_type for node in result.model.graph}
+    islands = result.report.islands
+    assert [i.sqnr_db for i in islands] == sorted(i.sqnr_db for i in islands)
+    quantize(net, data=data, output=out, keep_best=True, **asked)
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
+
+
+def test_the_node_that_ruins_the_output_goes_back_to_float(data: dict[str, Any]) -> None:
+    # Between c1 and c2 one channel is so large that 8 bits have nothing left for the others.
+    model = parse(CHAIN)
+    for name, place, factor in (("w1", 0, 3e3), ("b1", 0, 3e3), ("w2", (slice(None), 0), 1 / 3e3)):
+        tensor = next(each for each in model.graph.initializer if each.name == name)
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        array[place] *= factor
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+    free = quantize(model, data=data, metric="sqnr", max_drop=10, bench=False, threads=1)
+    held = quantize(model, data=data, metric="sqnr", max_drop=0.01, bench=False, threads=1)
+    assert free.report.sqnr_db is not None and free.report.sqnr_db < 20
+    assert held.report.verdict == "int8"
+    assert held.report.sqnr_db is not None and held.report.sqnr_db >= 20
+    kernels = {layer.node: layer.kernel for layer in held.report.layers}
+    assert (kernels["c2"], kernels["c4"]) == ("float", "QLinearConv")
+    reasons = {layer.node: layer.reason for layer in held.report.layers}
+    assert any("more accuracy than the budget" in reasons[name] for name in held.report.back)
+
+
+def test_an_edited_plan_is_carried_out_as_it_is(
+    net: onnx.ModelProto, data: dict[str, Any], tmp_path: Path
+) -> None:
+    planned = quantize(net, data=data, plan_only=True)
+    assert planned.report.verdict == "planned"
+    text = planned.plan.to_json().replace(
+        '"node": "out",\n      "op_type": "Gemm",\n      "quantize": true',
+        '"node": "out",\n      "op_type": "Gemm",\n      "quantize": false',
+    )
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    result = quantize(net, data=data, plan=path, bench=False, threads=1)
+    kernels = {layer.node: layer.kernel for layer in result.report.layers}
+    assert (kernels["out"], kernels["c1"]) == ("float", "QLinearConv")
+
+
+def test_a_plan_for_another_model_is_refused(data: dict[str, Any], net: onnx.ModelProto) -> None:
+    plan = QuantPlan.from_json(
+        '{"target": "cpu", "grids": {}, "weight_bits": {}, "nodes": [{"node": "nobody",'
+        ' "op_type": "Conv", "quantize": true, "reason": ""}]}'
+    )
+    with pytest.raises(BadInput, match="nobody"):
+        quantize(net, data=data, plan=plan, bench=False)
+
+
+def test_integers_that_do_not_pay_give_the_float_model(
+    monkeypatch: pytest.MonkeyPatch, net: onnx.ModelProto, data: dict[str, Any]
+) -> None:
+    from onnxopt.quantize import static
+
+    fresh = onnxopt.optimize(net, bench=False, check=False)
+    outcome = static.quantize_static(
+        fresh.model,
+        samples.split(data, fresh.model),
+        static.Settings(threads=1),
+        race=lambda left, right, feeds: static.Speed(0.8, False),
+    )
+    assert outcome.verdict == "float"
+    assert "0.80x" in outcome.reason
+    assert outcome.model is fresh.model
+
+
+def test_no_data_is_refused_and_noise_has_to_be_asked_for(net: onnx.ModelProto) -> None:
+    with pytest.raises(BadInput, match="no data"):
+        quantize(net)
+    result = quantize(net, data="random", bench=False, metric="sqnr", max_drop=1, threads=1)
+    assert any("noise" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "toaster"}, "toaster"),
+        ({"metric": "loudness"}, "loudness"),
+        ({"metric": "top1"}, "labels"),
+        ({"method": "guess"}, "guess"),
+        ({"max_drop": -1}, "-1"),
+        ({"metric": lambda outputs, feeds: float("nan")}, "NaN"),
+        ({"metric": lambda outputs, feeds: 1 / 0}, "ZeroDivisionError"),
+        ({"metric": "top1", "labels": [1, 2]}, "2 labels"),
+        ({"data": {"x": np.zeros((0, 8, 6, 6), np.float32)}}, "no samples"),
+        ({"data": {"z": np.zeros((1, 8, 6, 6), np.float32)}}, "no input 'z'"),
+        ({"data": {"x": np.full((5, 8, 6, 6), np.nan, np.float32)}}, "'x'"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_used_is_named(
+    net: onnx.ModelProto, data: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        quantize(net, **{"data": data, "bench": False, "threads": 1, **change})
+
+
+def test_a_quantized_model_is_not_quantized_again(
+    made: QuantizeResult, data: dict[str, Any]
+) -> None:
+    with pytest.raises(BadInput, match="quantized already"):
+        quantize(ir.to_proto(made.model), data=data)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double"])
+def test_other_floats_are_refused_by_name(dtype: str) -> None:
+    text = f"g ({dtype}[N,4] x) => ({dtype}[N,4] y) <{dtype}[4,4] w> {{ y = MatMul(x, w) }}"
+    model = parse(text)
+    kind = onnx.TensorProto.FLOAT16 if dtype == "float16" else onnx.TensorProto.DOUBLE
+    numpy_type = np.float16 if dtype == "float16" else np.float64
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=numpy_type), "w"))
+    assert model.graph.initializer[-1].data_type == kind
+    with pytest.raises(BadInput, match=dtype):
+        quantize(model, data={"x": np.zeros((5, 4), numpy_type)})
+
+
+def test_all_zero_data_goes_through(net: onnx.ModelProto) -> None:
+    zeros = {"x": np.zeros((10, 8, 6, 6), np.float32)}
+    result = quantize(net, data=zeros, bench=False, metric="cosine", max_drop=1, threads=1)
+    assert result.report.verdict == "int8"
+
+
+def test_each_fifth_run_is_kept_apart(net: onnx.ModelProto, data: dict[str, Any]) -> None:
+    model = onnxopt.load(net)
+    split = samples.split(data, model, labels=np.arange(40))
+    assert len(list(split.calibration)) == 32
+    assert split.labels is not None and split.labels.tolist() == [4, 9, 14, 19, 24, 29, 34, 39]
+    np.testing.assert_array_equal(split.held[0]["x"], data["x"][4:5])
+
+
+def test_few_samples_tell_what_a_class_that_changes_costs() -> None:
+    wanted = [{"y": np.array([[1.0, 0.0]])}, {"y": np.array([[1.0, 0.9]])}]
+    found = [{"y": np.array([[1.0, 0.5]])}, {"y": np.array([[1.0, 0.9]])}]
+    score = metric("agreement").score(wanted, found, [{}, {}])
+    assert (score.candidate, score.drop) == (1.0, 0.25)
+
+
+def test_scores_of_classes_are_told_from_other_outputs() -> None:
+    rows, one = [{"y": np.ones((1, 3))}], [{"y": np.ones((1, 1))}]
+    assert Metric("auto").score(rows, rows, [{}]).metric == "agreement"
+    assert Metric("auto").score(one, one, [{}]).metric == "sqnr"
+    with pytest.raises(BadInput, match="no scores of classes"):
+        Metric("agreement").score(one, one, [{}])
+
+
+def test_a_real_network_keeps_its_classes() -> None:
+    images = np.random.default_rng(2).standard_normal((25, 3, 32, 32)).astype(np.float32)
+    result = quantize(RESNET, data={"input": images}, bench=False, metric="sqnr", max_drop=0.05)
+    assert result.report.verdict == "int8"
+    assert result.report.bytes is not None
+    assert result.report.bytes < 0.45 * result.report.float_bytes
