@@ -16,7 +16,7 @@ import click
 import onnxopt
 from onnxopt.errors import OnnxoptError
 
-COMMANDS = ("optimize", "quantize", "inspect", "validate", "bench", "diff", "rules")
+COMMANDS = ("optimize", "quantize", "inspect", "validate", "bench", "diff", "lint", "rules")
 MATRIX_WORK = frozenset({"quantize"})
 """Commands that solve large systems in numpy."""
 INTERRUPTED = 128 + signal.SIGINT
