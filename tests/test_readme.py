@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import onnxopt
 from onnxopt.bench import trial
 from onnxopt.cli.main import COMMANDS, Commands, cli, run
 
@@ -44,7 +45,11 @@ def test_the_commands_work_one_after_another(folder: Path) -> None:
 
 @pytest.mark.parametrize("code", [text for language, text in BLOCKS if language == "python"])
 def test_the_python_works(folder: Path, code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    names: dict[str, object] = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    result = names["result"]
+    assert isinstance(result, onnxopt.Result)
+    assert result.report.passed
 
 
 def test_every_make_target_is_there() -> None:
