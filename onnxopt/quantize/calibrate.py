@@ -108,7 +108,7 @@ def _tallies(
     if not missing:
         return tallies
     groups = followers(found, missing)
-    observer = Observer(found.model, list(groups), threads=threads, budget_bytes=budget_bytes)
+    observer = Observer(found, list(groups), threads=threads, budget_bytes=budget_bytes)
     done = min(tallies[name].feeds for name in missing)
     total = count or (len(feeds) if isinstance(feeds, Sized) else 0)
     try:

@@ -82,7 +82,7 @@ def channel_statistics(
     """
     found = activations(model)
     chosen = found.choose(names)
-    observer = Observer(found.model, chosen, threads=threads, budget_bytes=budget_bytes)
+    observer = Observer(found, chosen, threads=threads, budget_bytes=budget_bytes)
     sums: dict[str, _Sums] = {}
     for number, feed in numbered(feeds):
         if progress is not None:

@@ -118,7 +118,7 @@ def each_covariance(
     again = repeatable(feeds)
     for group in _grouped(wanted, matrix_bytes):
         names = list(dict.fromkeys(source.name for source in group))
-        observer = Observer(found.model, names, threads=threads, budget_bytes=budget_bytes)
+        observer = Observer(found, names, threads=threads, budget_bytes=budget_bytes)
         sums = {source: _Sums() for source in group}
         for number, feed in numbered(again):
             if progress is not None:

@@ -32,12 +32,15 @@ _SIZE = "onnxopt_size_"
 class Activations:
     """The float32 values of a model's main graph that depend on its inputs, in graph order.
 
-    `values` has those that a node reads or writes; `notes` say what was left out.
+    `values` has those that a node reads or writes, their types and shapes known as far as they can
+    be; they may belong to a copy of `model`. `notes` say what was left out, `precision` is the
+    float type other than float32 that the model computes in, if any.
     """
 
     model: ir.Model
     values: Mapping[str, ir.Value]
     notes: tuple[str, ...] = ()
+    precision: str = ""
 
     def choose(self, names: Sequence[str] | None) -> tuple[str, ...]:
         """The names in graph order, all of them for None.
@@ -59,12 +62,9 @@ class Activations:
         return tuple(name for name in self.values if name in wanted)
 
     def _nothing(self) -> str:
-        others = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-        made = (value.dtype for node in self.model.graph for value in node.outputs)
-        found = next((dtype for dtype in made if dtype in others), None)
-        if found is None:
+        if not self.precision:
             return "the model computes no float32 value from its inputs: nothing can be quantized"
-        return f"the model computes in {found.name.lower()}, and only float32 can be quantized"
+        return f"the model computes in {self.precision}, and only float32 can be quantized"
 
 
 def activations(model: ir.Model) -> Activations:
@@ -83,7 +83,7 @@ def activations(model: ir.Model) -> Activations:
         for value in varying
         if _is_float32(value) and (value.producer() is not None or value.uses())
     }
-    return Activations(known, found, _inside_bodies(known))
+    return Activations(model, found, _inside_bodies(known), _other_precision(varying))
 
 
 class Observer:
@@ -95,14 +95,15 @@ class Observer:
 
     def __init__(
         self,
-        model: ir.Model,
+        found: Activations,
         names: Sequence[str],
         *,
         threads: int = 0,
         budget_bytes: int = BUDGET_BYTES,
     ) -> None:
-        self._model = model
-        self._inputs: tuple[InputSpec, ...] = inputs_of(model)
+        self._model = found.model
+        self._values = found.values
+        self._inputs: tuple[InputSpec, ...] = inputs_of(found.model)
         given = {spec.name for spec in self._inputs}
         self._given = [name for name in names if name in given]
         self._made = [name for name in names if name not in given]
@@ -155,9 +156,8 @@ class Observer:
 
     def _sizes(self, feed: Feed, number: int) -> dict[str, int]:
         """Bytes of each value for this feed, from known shapes or else from a run that counts."""
-        values = {value.name: value for node in self._model.graph for value in node.outputs}
         dims = _bound_dims(self._inputs, feed)
-        known = {name: _elements(values.get(name), dims) for name in self._made}
+        known = {name: _elements(self._values.get(name), dims) for name in self._made}
         open_names = [name for name, size in known.items() if size is None]
         if open_names:
             if self._sizing is None:
@@ -227,6 +227,11 @@ def _varying(model: ir.Model) -> list[ir.Value]:
 
 def _is_float32(value: ir.Value) -> bool:
     return isinstance(value.type, ir.TensorType) and value.dtype is ir.DataType.FLOAT
+
+
+def _other_precision(values: Iterable[ir.Value]) -> str:
+    others = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+    return next((value.dtype.name.lower() for value in values if value.dtype in others), "")
 
 
 def _inside_bodies(model: ir.Model) -> tuple[str, ...]:

@@ -99,6 +99,14 @@ def test_values_that_bodies_capture_are_observed_and_those_inside_are_noted() ->
     )
 
 
+def test_a_loop_runs_with_the_types_that_the_model_declares() -> None:
+    text = """g (float[2] x, int64 trips) => (float[2] y) <bool go = {1}>
+    { a = Neg(x) b = Loop (trips, go, a) <body = l (int64 i, bool c, float[2] s)
+        => (bool d, float[2] t) { d = Identity(c) t = Add(s, x) }> y = Neg(b) }"""
+    feed = {"x": np.array([1, -2], np.float32), "trips": np.array(2)}
+    assert ranges(text, [feed])["y"] == Range(-1, 2)
+
+
 def test_several_inputs_one_of_them_of_integers() -> None:
     text = """g (float[N] x, int64[M] i) => (float[M] y) { y = Gather(x, i) }"""
     feed = {"x": np.array([1, 5], np.float32), "i": np.array([0, 0])}
@@ -133,7 +141,7 @@ def test_values_are_handed_out_in_parts_where_they_are_large(monkeypatch: Any) -
 def test_sizes_that_no_shape_tells_are_counted_by_a_run() -> None:
     text = """g (float[N] x) => (float[M] y) { i = NonZero(x) j = Cast<to = 1>(i)
     k = Neg(j) l = Exp(k) s = Shape(l) t = Cast<to = 1>(s) m = Neg(t) y = Abs(m) }"""
-    observer = Observer(load(text), ["k", "l"], threads=1, budget_bytes=100)
+    observer = Observer(activations(load(text)), ["k", "l"], threads=1, budget_bytes=100)
     feed = {"x": np.ones(20, np.float32)}
     assert [(name, array.shape) for name, array in observer.arrays(feed, 1)] == [
         ("k", (1, 20)),

@@ -111,9 +111,9 @@ def test_large_matrices_are_added_up_group_by_group(monkeypatch: Any) -> None:
     observed: list[list[str]] = []
     true_init = Observer.__init__
 
-    def recording(self: Observer, model: Any, names: Any, **options: Any) -> None:
+    def recording(self: Observer, found: Any, names: Any, **options: Any) -> None:
         observed.append(list(names))
-        true_init(self, model, names, **options)
+        true_init(self, found, names, **options)
 
     monkeypatch.setattr(covariance, "Observer", type("O", (Observer,), {"__init__": recording}))
     feeds = [sample(2, 3, 4, 4), sample(1, 3, 5, 5)]
