@@ -66,6 +66,7 @@ def quantize(
     bench: bool = True,
     keep_best: bool = False,
     batch: int = 1,
+    preprocess: str | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -99,6 +100,7 @@ def quantize(
         bench: Time both models; without it the quantized model is kept untimed.
         keep_best: Where the budget is missed, write the best quantized model anyway.
         batch: Samples a run of `data`.
+        preprocess: How pictures in `data` become inputs, see check.images.Preprocess.
         seed: Seed of what is made up.
         input_shapes: New shapes of inputs, by name.
         dims: Sizes of symbolic dims, by name.
@@ -136,7 +138,9 @@ def quantize(
     )  # fmt: skip
     if data is not None and isinstance(data, str) and data == samples.RANDOM:
         notes.append("the samples are noise: neither ranges nor losses say much about real inputs")
-    split = samples.split(data, fresh.model, batch=batch, labels=labels, seed=seed)
+    split = samples.split(
+        data, fresh.model, batch=batch, preprocess=preprocess, labels=labels, seed=seed
+    )
     timings: list[Timing] = []
 
     def race(left: ir.Model, right: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> static.Speed:

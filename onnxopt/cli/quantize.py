@@ -23,7 +23,7 @@ TARGETS = "cpu, openvino, tensorrt, qnn or generic"
     "--data",
     metavar="PATH|MODULE:FUNCTION|random",
     help="Samples of real inputs: .npz (keys are input names), .npy, a folder of them, or a"
-    " function that gives dicts. Each fifth run is kept apart to measure on. `random` makes noise"
+    " function that gives dicts; or a folder of pictures with --preprocess. Each fifth run is kept apart to measure on. `random` makes noise"
     " up.",
 )
 @click.option(
@@ -32,6 +32,13 @@ TARGETS = "cpu, openvino, tensorrt, qnn or generic"
     default=1,
     show_default=True,
     help="Samples a run takes from --data.",
+)
+@click.option(
+    "--preprocess",
+    metavar="PRESET|MODULE:FUNCTION",
+    help="How pictures become inputs: imagenet, unit (0 to 1), symmetric (-1 to 1) or raw, with"
+    " options such as unit,resize=256,crop=224,mean=0.5,std=0.2,bgr; or a function of uint8 pixels"
+    " (height, width, 3).",
 )
 @options.seed
 @click.option("--target", default="cpu", show_default=True, help=f"One of {TARGETS}.")

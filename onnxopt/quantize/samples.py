@@ -37,7 +37,13 @@ class Samples:
 
 
 def split(
-    data: Any, model: ir.Model, *, batch: int = 1, labels: Any = None, seed: int = 0
+    data: Any,
+    model: ir.Model,
+    *,
+    batch: int = 1,
+    preprocess: str | None = None,
+    labels: Any = None,
+    seed: int = 0,
 ) -> Samples:
     """Read `data` (see check.data.read_data) and keep each fifth run apart.
 
@@ -46,7 +52,7 @@ def split(
     Raises:
         BadInput: There is no data, or none that fits, or the labels are not one a sample.
     """
-    feeds = _feeds(data, model, batch, seed)
+    feeds = _feeds(data, model, batch, preprocess, seed)
     if isinstance(feeds, Iterator):
         feeds = list(feeds)
     total = 0
@@ -78,7 +84,9 @@ class _Others(Iterable[Feed]):
         return (feed for number, feed in enumerate(self.feeds, 1) if number % EVERY)
 
 
-def _feeds(data: Any, model: ir.Model, batch: int, seed: int) -> Iterable[Feed]:
+def _feeds(
+    data: Any, model: ir.Model, batch: int, preprocess: str | None, seed: int
+) -> Iterable[Feed]:
     if data is None:
         raise BadInput(
             "quantization needs samples of real inputs, and there is no data",
@@ -86,7 +94,7 @@ def _feeds(data: Any, model: ir.Model, batch: int, seed: int) -> Iterable[Feed]:
         )
     if isinstance(data, str) and data == RANDOM:
         return list(synthesize(model, seed=seed, count=20))
-    return read_data(data, model, batch)
+    return read_data(data, model, batch, preprocess=preprocess)
 
 
 def _by_run(labels: Any, batch: int, total: int) -> Sequence[Array]:
