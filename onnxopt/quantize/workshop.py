@@ -113,10 +113,14 @@ class Workshop:
             if node.name and source is not None and (source.name or "") in plan.grids:
                 keys[node.name] = (node.name, plan.grids[source.name or ""])
         missing = {name for name, key in keys.items() if key not in self._codes}
-        part = only(plan, self.model, missing)
         methods = [method for method in self.methods if method != "bias"]
         made, _ = prepare_weights(
-            self.model, part, self.specs, self.statistics, methods=methods, threads=self.threads
+            self.model,
+            only(plan, self.model, missing),
+            self.specs,
+            self.statistics,
+            methods=methods,
+            threads=self.threads,
         )
         self._codes.update({keys[name]: codes for name, codes in made.items()})
         chosen = {choice.node for choice in plan.nodes if choice.quantize}
