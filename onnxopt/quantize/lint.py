@@ -14,9 +14,11 @@ import onnx_ir as ir
 
 from onnxopt import io, ops
 from onnxopt.quantize.edit import can_drop
+from onnxopt.quantize.intent import is_intended
 from onnxopt.quantize.overflow import MOST, channel_rows, worst_pairs
 from onnxopt.quantize.placement import PLACEMENTS, WEIGHT_INPUT
-from onnxopt.quantize.reasons import Why, bias_scale_error, blocked, is_intended, right_axis
+from onnxopt.quantize.products import bias_scale_error, right_axis
+from onnxopt.quantize.reasons import Why, blocked
 from onnxopt.quantize.units import (
     ABSORBED,
     Array,
@@ -130,11 +132,29 @@ def _misplaced(unit: Unit, why: Why) -> Iterator[Fault]:
         possible = activation is not None and activation.op_type in ABSORBED
     elif why.rule == "float-input":
         possible = all(
-            maker is not None or is_constant(value)
+            maker is not None or is_constant(value) or not _needs_input(value)
             for maker, value in zip(unit.sources, node.inputs, strict=True)
         )
     message = f"{node.op_type} stays float: {why.reason}; {why.fix}"
     yield Fault("misplaced-pair", label(node), message, possible)
+
+
+def _needs_input(value: ir.Value | None) -> bool:
+    """Whether the value depends on the numbers that go into the model."""
+    pending, seen = [value], {value}
+    while pending:
+        one = pending.pop()
+        maker = None if one is None else one.producer()
+        if maker is None:
+            if one is not None and not ops.is_constant(one):
+                return True
+            continue
+        read = () if maker.op_type in ops.SHAPE_ONLY else maker.inputs
+        read = read[:1] if maker.op_type == "CastLike" else read
+        new = [each for each in read if each not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return False
 
 
 def _follows_integer_op(activation: ir.Node) -> bool:

@@ -15,8 +15,9 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt import io, ops
+from onnxopt.quantize.intent import is_intended
 from onnxopt.quantize.placement import MIXED_OUTPUT, is_integer_kernel
-from onnxopt.quantize.reasons import Why, is_intended, why
+from onnxopt.quantize.reasons import Why, why
 from onnxopt.quantize.units import (
     ABSORBED,
     Unit,
@@ -218,7 +219,7 @@ def _computes_with_codes(node: onnx.NodeProto, codes: set[str]) -> bool:
     if node.op_type == "DequantizeLinear":
         return False
     if is_integer_kernel(node.op_type):
-        if node.op_type not in MIXED_OUTPUT:
+        if node.op_type not in MIXED_OUTPUT and _gives_codes(node):
             codes.update(node.output)
         return True
     first = 1 if node.op_type == "Where" else 0
@@ -227,6 +228,11 @@ def _computes_with_codes(node: onnx.NodeProto, codes: set[str]) -> bool:
     if node.op_type not in ("ArgMax", "Cast", "Shape", "Size"):
         codes.update(node.output)
     return node.op_type not in ("Cast", "Shape", "Size")
+
+
+def _gives_codes(node: onnx.NodeProto) -> bool:
+    """Whether an integer kernel codes its output: a QGemm does only where it has a scale for it."""
+    return node.op_type != "QGemm" or (len(node.input) > 7 and bool(node.input[7]))
 
 
 class _Judge:
@@ -243,8 +249,11 @@ class _Judge:
         unit = unit_of(node)
         intended = is_intended(unit) or is_integer_kernel(node.op_type)
         became = self._found.node(place)
-        if became is None:
-            became = self._merged(node)
+        if became is None or (
+            place not in self._found.by_name and not self._found.computes(became)
+        ):
+            # What only carries the output's name may be a Reshape around the kernel.
+            became = self._merged(node) or became
         if became is None:
             if _is_constant(node):
                 return None

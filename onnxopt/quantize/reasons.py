@@ -6,36 +6,37 @@ from tests/quantize/test_placement.py and from reading which patterns onnxruntim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxopt import ops
-from onnxopt.quantize.placement import (
-    MOVES_ANY_CODE,
-    PLACEMENTS,
-    WEIGHT_INPUT,
-    Placement,
-    weight_axis,
+from onnxopt.quantize.intent import (
+    activation_codings,
+    activation_makers,
+    all_codings,
+    data_inputs,
+    ends,
+    is_absorbed,
+    is_quantized_by_runtime,
+    moves_signed,
+    needs_output,
+    placement_of,
 )
+from onnxopt.quantize.placement import MOVES_ANY_CODE, WEIGHT_INPUT
+from onnxopt.quantize.products import bias_scale_error, joined_product, right_axis, trapped_product
 from onnxopt.quantize.units import (
     ABSORBED,
-    Coding,
     Unit,
-    clip_bounds,
     coding_of,
     constant_codes,
     float_attribute,
     int_attribute,
-    is_byte_op,
     is_constant,
-    is_dequantize,
     is_quantize,
     named,
     readers,
-    source,
     unit_of,
 )
 
@@ -68,7 +69,7 @@ def rule_names() -> tuple[str, ...]:
 
 def blocked(unit: Unit) -> Why | None:
     """What keeps the node float, as far as the graph shows it; None where nothing does."""
-    product = _joined_product(unit)
+    product = joined_product(unit)
     if product is not None:
         return blocked(unit_of(product))
     for name, ask in _ASKED:
@@ -83,7 +84,7 @@ def why(unit: Unit) -> Why:
     found = blocked(unit)
     if found is not None:
         return found
-    types = ", ".join(coding.dtype.name.lower() for coding in _codings(unit))
+    types = ", ".join(coding.dtype.name.lower() for coding in all_codings(unit))
     return Why(
         "declined",
         f"the provider has no integer {unit.node.op_type} for codes of types {types}, as this node"
@@ -92,46 +93,10 @@ def why(unit: Unit) -> Why:
     )
 
 
-def data_inputs(node: ir.Node) -> tuple[int, ...]:
-    """The positions of the inputs that must come from a DQ."""
-    placement = _placement(node)
-    present = [i for i, value in enumerate(node.inputs) if value is not None and value.name]
-    if placement is None or placement.data is None:
-        return tuple(present)
-    return tuple(i for i in present if i in placement.data)
-
-
-def is_intended(unit: Unit) -> bool:
-    """Whether someone meant the node to run in integers: pairs are all around it, or its weight
-    is quantized."""
-    weight = WEIGHT_INPUT.get(unit.node.op_type)
-    if weight is not None and len(unit.sources) > weight and unit.sources[weight] is not None:
-        return True
-    data = data_inputs(unit.node)
-    whole = bool(data) and all(
-        unit.sources[i] is not None or ops.is_constant(unit.node.inputs[i]) for i in data
-    )
-    return whole and any(unit.sources[i] is not None for i in data) and bool(unit.sinks)
-
-
-def moves_signed(value: ir.Value | None) -> str:
-    """Why int8 codes between Q and DQ can't become uint8 ones; empty if they can."""
-    maker = None if value is None else value.producer()
-    if value is None or not is_quantize(maker):
-        return "they come into the graph as they are, and not from a Q"
-    if value.is_graph_output():
-        return "they are also a graph output"
-    # onnxruntime gives every reader of a DQ a DQ of its own before it looks.
-    uses = [use for reader in readers(value) for use in named(reader.outputs)[0].uses()]
-    if len(readers(value)) > 1 or len(uses) > 1:
-        return "more than one node reads what the Q gives"
-    return ""
-
-
 @_rule("no-integer-kernel")
 def _no_kernel(unit: Unit) -> tuple[str, str] | None:
     node = unit.node
-    if _placement(node) is not None:
+    if placement_of(node) is not None:
         return None
     if node.op_type in ABSORBED:
         return None
@@ -163,7 +128,7 @@ def _activation_alone(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("scale-type")
 def _scale_type(unit: Unit) -> tuple[str, str] | None:
-    for coding in _codings(unit):
+    for coding in all_codings(unit):
         if coding.number is not ir.DataType.FLOAT:
             return (
                 f"the numbers are {coding.number.name.lower()}; integer kernels take float32",
@@ -176,7 +141,7 @@ def _scale_type(unit: Unit) -> tuple[str, str] | None:
 def _code_type(unit: Unit) -> tuple[str, str] | None:
     if unit.node.op_type in MOVES_ANY_CODE and not is_constant(unit.node.inputs[0]):
         return None
-    for coding in _activation_codings(unit):
+    for coding in activation_codings(unit):
         if not coding.is_byte:
             return (
                 f"the codes are {coding.dtype.name.lower()}; the kernels take 8 bits",
@@ -187,14 +152,14 @@ def _code_type(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("computed-scale")
 def _computed_scale(unit: Unit) -> tuple[str, str] | None:
-    if all(coding.constant for coding in _codings(unit)):
+    if all(coding.constant for coding in all_codings(unit)):
         return None
     return "a scale or zero point is computed and no constant", "make it an initializer"
 
 
 @_rule("activation-per-channel")
 def _per_channel(unit: Unit) -> tuple[str, str] | None:
-    if all(coding.per_tensor for coding in _activation_codings(unit)):
+    if all(coding.per_tensor for coding in activation_codings(unit)):
         return None
     return "an activation has a scale for each channel", "quantize activations per tensor"
 
@@ -246,7 +211,7 @@ def _float_input(unit: Unit) -> tuple[str, str] | None:
         what = f"input {i} ({value.name})"
         if not ops.is_constant(value):
             return f"{what} is float", "put a pair on it, or take those around the node away"
-        if _is_quantized_by_runtime(unit, i):
+        if is_quantized_by_runtime(unit, i):
             continue
         return (
             f"{what} is a float constant",
@@ -257,7 +222,7 @@ def _float_input(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("graph-output")
 def _graph_output(unit: Unit) -> tuple[str, str] | None:
-    if not _needs_output(unit) or not any(value.is_graph_output() for value in _ends(unit)):
+    if not needs_output(unit) or not any(value.is_graph_output() for value in ends(unit)):
         return None
     return "an output is also a graph output", "let the graph output be what the DQ gives"
 
@@ -281,7 +246,7 @@ def _activation_between(unit: Unit) -> tuple[str, str] | None:
             f"the {activation.op_type} before the Q cuts more than the Q does",
             "let the Q's range end where the activation does (zero point at the lowest code)",
         )
-    if unit.sinks or not _needs_output(unit):
+    if unit.sinks or not needs_output(unit):
         return None
     following = [each for value in named(unit.node.outputs) for each in readers(value)]
     if len(following) == 1 and any(
@@ -296,7 +261,7 @@ def _activation_between(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("no-quantizer-after")
 def _no_quantizer(unit: Unit) -> tuple[str, str] | None:
-    if unit.sinks or not _needs_output(unit):
+    if unit.sinks or not needs_output(unit):
         return None
     return "no Q reads its output", "put a pair on its output, or take those on its inputs away"
 
@@ -316,7 +281,7 @@ def _float_reader(unit: Unit) -> tuple[str, str] | None:
 @_rule("signed-activations")
 def _signed(unit: Unit) -> tuple[str, str] | None:
     stuck, free = [], 0
-    for maker in _activation_makers(unit):
+    for maker in activation_makers(unit):
         codes = maker.outputs[0] if is_quantize(maker) else maker.inputs[0]
         if coding_of(maker).dtype is not ir.DataType.INT8:
             free += 1
@@ -332,7 +297,7 @@ def _signed(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("signed-constant")
 def _signed_constant(unit: Unit) -> tuple[str, str] | None:
-    placement = _placement(unit.node)
+    placement = placement_of(unit.node)
     if placement is None or placement.kind == "weighted":
         return None
     for i in data_inputs(unit.node):
@@ -376,7 +341,7 @@ def _resize_mode(unit: Unit) -> tuple[str, str] | None:
 
 @_rule("scales-differ")
 def _scales_differ(unit: Unit) -> tuple[str, str] | None:
-    placement = _placement(unit.node)
+    placement = placement_of(unit.node)
     if placement is None or placement.kind != "moving" or unit.sources[0] is None:
         return None
     before = coding_of(unit.sources[0])
@@ -409,180 +374,3 @@ def _weight_coding(unit: Unit) -> tuple[str, str] | None:
             f"let them run along axis {right_axis(unit)}",
         )
     return None
-
-
-@_rule("several-outputs")
-def _several_outputs(unit: Unit) -> tuple[str, str] | None:
-    outputs = named(unit.node.outputs)
-    if len(outputs) == len(unit.sinks) or not _needs_output(unit):
-        return None
-    return "not all of its outputs go to a Q", "put a pair on each of its outputs"
-
-
-def trapped_product(node: ir.Node) -> ir.Node | None:
-    """The MatMul of a MatMul and Add that onnxruntime joins to a float Gemm; None where not so.
-
-    `node` is the one or the other. A bias of int32 behind a DQ, and a float one before a Q, work.
-    """
-    if ops.is_standard(node, "Add"):
-        makers = (None if value is None else value.producer() for value in node.inputs)
-        products = [each for each in makers if each is not None and each.op_type == "MatMul"]
-        found = products[0] if products else None
-        return found if found is not None and trapped_product(found) is found else None
-    if not ops.is_standard(node, "MatMul") or source(node.inputs[1]) is None:
-        return None
-    outputs = named(node.outputs)
-    following = readers(outputs[0]) if outputs and not outputs[0].is_graph_output() else ()
-    if len(following) != 1 or not ops.is_standard(following[0], "Add"):
-        return None
-    add = following[0]
-    other = next((value for value in add.inputs if value is not outputs[0]), None)
-    if other is None or not is_constant(other) or not _is_row(other):
-        return None
-    behind = source(other)
-    if behind is None:
-        return None if unit_of_add_ends_in_quantizer(add) else node
-    return None if coding_of(behind).dtype is ir.DataType.INT32 else node
-
-
-def unit_of_add_ends_in_quantizer(add: ir.Node) -> bool:
-    """Whether all that reads the sum is one Q, maybe after a Relu or Clip."""
-    value = add.outputs[0]
-    following = readers(value)
-    if len(following) == 1 and following[0].op_type in ABSORBED and not value.is_graph_output():
-        value = following[0].outputs[0]
-        following = readers(value)
-    return len(following) == 1 and is_quantize(following[0]) and not value.is_graph_output()
-
-
-def is_absorbed(activation: ir.Node, quantize: ir.Node) -> bool:
-    """Whether the Q cuts at least as much as the Relu or Clip before it."""
-    coding = coding_of(quantize)
-    if not coding.constant or not coding.per_tensor:
-        return False
-    low, high = coding.limits
-    if activation.op_type == "Relu":
-        return low >= 0
-    bounds = [ops.constant(value) for value in activation.inputs[1:3] if value is not None]
-    if len(bounds) != len(named(activation.inputs[1:3])) or any(each is None for each in bounds):
-        return False
-    lowest, highest = clip_bounds(activation)
-    return lowest <= low + 1e-6 and highest >= high - 1e-6
-
-
-def right_axis(unit: Unit) -> int | None:
-    """The axis that the scales of the unit's weight must run along."""
-    node = unit.node
-    codes = constant_codes(unit.sources[WEIGHT_INPUT[node.op_type]])
-    rank = 2 if codes is None else codes.ndim
-    return weight_axis(node.op_type, rank, bool(int_attribute(node, "transB", 0)))
-
-
-def bias_makers(unit: Unit) -> tuple[ir.Node, ir.Node, ir.Node] | None:
-    """The DQs of input, weight and bias of a product; those of a MatMul for the Add behind it."""
-    node, makers = unit.node, unit.sources[:3]
-    if ops.is_standard(node, "Add"):
-        products = [v.producer() for v in named(node.inputs) if _is_from(v, "MatMul")]
-        biases = [maker for maker in unit.sources if maker is not None]
-        if len(products) != 1 or len(biases) != 1 or products[0] is None:
-            return None
-        makers = (*(source(value) for value in products[0].inputs), biases[0])
-    elif not ops.is_standard(node, "Conv", "Gemm"):
-        return None
-    found = [maker for maker in makers if maker is not None]
-    return (found[0], found[1], found[2]) if len(found) == 3 else None
-
-
-def bias_scale_error(unit: Unit) -> float | None:
-    """How many times too large the scale of an int32 bias is, at worst; None where it is right."""
-    makers = bias_makers(unit)
-    if makers is None:
-        return None
-    data, weight, bias = (coding_of(maker) for maker in makers)
-    if bias.dtype is not ir.DataType.INT32 or not all(c.constant for c in (data, weight, bias)):
-        return None
-    assert data.scale is not None and weight.scale is not None and bias.scale is not None
-    assert bias.zero_point is not None
-    if bias.zero_point.any():
-        return float("inf")
-    wanted = data.scale.reshape(-1)[:1] * weight.scale.reshape(-1)
-    if bias.scale.size not in (1, wanted.size) and wanted.size != 1:
-        return float("inf")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = bias.scale.reshape(-1) / wanted
-        off = np.abs(np.log2(np.where(ratio > 0, ratio, np.inf)))
-    return float(ratio[int(off.argmax())]) if float(off.max()) > 1e-3 else None
-
-
-def _joined_product(unit: Unit) -> ir.Node | None:
-    """The MatMul that an Add of an int32 bias becomes one Gemm with."""
-    makers = bias_makers(unit) if ops.is_standard(unit.node, "Add") else None
-    if makers is None or coding_of(makers[2]).dtype is not ir.DataType.INT32:
-        return None
-    for value in named(unit.node.inputs):
-        maker = value.producer()
-        if maker is not None and ops.is_standard(maker, "MatMul"):
-            return maker if len(readers(value)) == 1 and not value.is_graph_output() else None
-    return None
-
-
-def _is_from(value: ir.Value, op_type: str) -> bool:
-    maker = value.producer()
-    return maker is not None and ops.is_standard(maker, op_type)
-
-
-def _placement(node: ir.Node) -> Placement | None:
-    return PLACEMENTS.get(node.op_type) if node.domain in ops.STANDARD_DOMAINS else None
-
-
-def _needs_output(unit: Unit) -> bool:
-    placement = _placement(unit.node)
-    return placement is None or placement.output
-
-
-def _ends(unit: Unit) -> Iterator[ir.Value]:
-    yield from named(unit.node.outputs)
-    if unit.activation is not None:
-        yield from named(unit.activation.outputs)
-
-
-def _is_quantized_by_runtime(unit: Unit, index: int) -> bool:
-    """Whether onnxruntime itself quantizes this float constant when it loads the model."""
-    if unit.node.op_type == "Where":
-        tensor = ops.constant(unit.node.inputs[index])
-        return tensor is not None and not tensor.shape.numpy()
-    if unit.node.op_type in ("Conv", "Gemm"):
-        return index in (1, 2) and bool(unit.sinks)
-    return unit.node.op_type == "MatMul" and index == 1 and bool(unit.sinks)
-
-
-def _is_row(value: ir.Value) -> bool:
-    behind = source(value)
-    tensor = ops.constant(value if behind is None else behind.inputs[0])
-    return tensor is not None and sum(size != 1 for size in tensor.shape.numpy()) <= 1
-
-
-def _codings(unit: Unit) -> list[Coding]:
-    makers = [maker for maker in (*unit.sources, *unit.sinks) if maker is not None]
-    return [coding_of(maker) for maker in makers]
-
-
-def _activation_makers(unit: Unit) -> list[ir.Node]:
-    weighted = unit.node.op_type in WEIGHT_INPUT
-    found = [
-        maker
-        for i, maker in enumerate(unit.sources)
-        if maker is not None and (i == 0 or not weighted or constant_codes(maker) is None)
-    ]
-    return [*found, *unit.sinks]
-
-
-def _activation_codings(unit: Unit) -> list[Coding]:
-    return [coding_of(maker) for maker in _activation_makers(unit)]
-
-
-__all__ = [
-    "Why", "bias_scale_error", "clip_bounds", "data_inputs", "is_absorbed", "is_byte_op",
-    "is_dequantize", "is_intended", "moves_signed", "right_axis", "rule_names", "trapped_product",
-    "why",
-]  # fmt: skip

@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.quantize.edit import Editor, can_drop, cuts, graph_of, only_dequantized, replace
+from onnxopt.quantize.intent import data_inputs, is_absorbed, is_intended
 from onnxopt.quantize.lint import idle
 from onnxopt.quantize.placement import PLACEMENTS, WEIGHT_INPUT
-from onnxopt.quantize.reasons import data_inputs, is_absorbed, is_intended
 from onnxopt.quantize.units import (
     ABSORBED,
     Coding,

@@ -7,16 +7,11 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.quantize.edit import Editor, cuts, graph_of, only_dequantized, replace
+from onnxopt.quantize.intent import is_intended
 from onnxopt.quantize.lint import PER_CHANNEL_OPSET
 from onnxopt.quantize.overflow import MOST, channel_rows, safe_codes, worst_pairs
 from onnxopt.quantize.placement import WEIGHT_INPUT
-from onnxopt.quantize.reasons import (
-    bias_makers,
-    bias_scale_error,
-    is_intended,
-    right_axis,
-    trapped_product,
-)
+from onnxopt.quantize.products import bias_makers, bias_scale_error, right_axis, trapped_product
 from onnxopt.quantize.units import (
     Array,
     all_nodes,

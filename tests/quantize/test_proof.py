@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, parser
 from quantize_graphs import Drawing
 
+from onnxopt.errors import RuntimeFailed
 from onnxopt.quantize.proof import NodeProof, Proof, prove
+from onnxopt.quantize.reasons import rule_names
 
 IMAGE = (1, 8, 6, 6)
 Draw = Callable[[Drawing], "list[str] | str"]
@@ -185,8 +188,117 @@ def _(g: Drawing) -> str:
     return g.pair(g.node("Conv", x, g.weight(8, 8, 3, 3, dtype=np.int16)))
 
 
+@case("opset", "MaxPool")
+def _(g: Drawing) -> str:
+    g.opset = 11
+    return g.pair(g.node("MaxPool", g.pair(g.input(*IMAGE)), kernel_shape=[2, 2]))
+
+
+def test_every_reason_has_a_case() -> None:
+    assert {rule for rule, _, _ in CASES} | {"scale-type", "declined"} == set(rule_names())
+
+
 @pytest.mark.parametrize(("rule", "op_type", "draw"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
 def test_a_float_node_says_why(rule: str, op_type: str, draw: Draw) -> None:
     found = of_type(prove(drawn(draw)), op_type)
     assert (found.kernel, found.integer, found.rule) == ("float", False, rule)
     assert found.reason and found.fix
+
+
+def test_float16_scales_keep_a_node_float() -> None:
+    g = Drawing()
+    both = [g.constant(np.float16(0.02)), g.constant(np.uint8(128))]
+    x = g.node("QuantizeLinear", g.input(*IMAGE, dtype=TensorProto.FLOAT16), *both)
+    y = g.node("GlobalAveragePool", g.node("DequantizeLinear", x, *both))
+    y = g.node("DequantizeLinear", g.node("QuantizeLinear", y, *both), *both)
+    g.output(y, dtype=TensorProto.FLOAT16)
+    assert of_type(prove(g.model()), "GlobalAveragePool").rule == "scale-type"
+
+
+def kernels(draw: Draw) -> dict[str, str]:
+    return {node.op_type: node.kernel for node in prove(drawn(draw)).nodes}
+
+
+def test_what_a_kernel_takes_in_runs_in_it() -> None:
+    def absorbed(g: Drawing) -> str:
+        return g.pair(g.node("Relu", conv(g)), zero=0)
+
+    def joined(g: Drawing) -> str:
+        m = g.node("MatMul", g.pair(g.input(2, 4, 8)), g.weight(8, 16))
+        return g.node("Tanh", g.node("Add", m, g.bias(16)))
+
+    assert kernels(absorbed) == {"Conv": "QLinearConv", "Relu": "QLinearConv"}
+    assert kernels(joined) == {"MatMul": "QGemm", "Add": "QGemm"}
+
+
+def test_codes_are_moved_by_the_operator_itself() -> None:
+    def draw(g: Drawing) -> str:
+        c = g.pair(conv(g))
+        pooled = g.pair(g.node("MaxPool", c, kernel_shape=[2, 2]))
+        return g.pair(g.node("Flatten", pooled))
+
+    proof = prove(drawn(draw))
+    assert of_type(proof, "MaxPool").kernel == "NhwcMaxPool"
+    assert of_type(proof, "Flatten").kernel == "Flatten"
+    assert proof.stayed_float == ()
+
+
+def test_where_pairs_only_end_nothing_was_intended() -> None:
+    def draw(g: Drawing) -> str:
+        return g.node("Tanh", g.pair(conv(g, g.pair(g.node("Sin", g.input(*IMAGE))))))
+
+    proof = prove(drawn(draw))
+    assert {node.op_type: node.intended for node in proof.nodes} == {
+        "Conv": True, "Sin": False, "Tanh": False,
+    }  # fmt: skip
+    assert proof.borders == {"QuantizeLinear": 1, "DequantizeLinear": 1}
+
+
+def test_nodes_without_names_and_models_in_memory_are_told_apart() -> None:
+    model = drawn(lambda g: [g.pair(conv(g)), g.node("Tanh", conv(g))])
+    for node in model.graph.node:
+        node.ClearField("name")
+    before = model.SerializeToString()
+    first, second = [node for node in prove(model).nodes if node.op_type == "Conv"]
+    assert (first.kernel, second.kernel) == ("QLinearConv", "float")
+    assert first.name.startswith("Conv of ")
+    assert model.SerializeToString() == before
+
+
+def test_bodies_of_control_flow_are_proven_too() -> None:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (bool c, float[4,8] x) => (float[4,8] y)
+        <float s = {0.02}, uint8 z = {128}>
+        {
+            y = If (c) <
+                then_branch = t () => (float[4,8] a) {
+                    q = QuantizeLinear(x, s, z)
+                    d = DequantizeLinear(q, s, z)
+                    m = Sigmoid(d)
+                    n = QuantizeLinear(m, s, z)
+                    a = DequantizeLinear(n, s, z)
+                },
+                else_branch = e () => (float[4,8] b) { b = Identity(x) }
+            >
+        }
+    """)
+    assert of_type(prove(model), "Sigmoid").kernel == "QLinearSigmoid"
+
+
+def test_dynamic_quantization_is_proven_by_the_operators_it_is_written_with() -> None:
+    def draw(g: Drawing) -> str:
+        codes, scale, zero = g.node("DynamicQuantizeLinear", g.input(4, 8), count=3)
+        weight, its_zero = g.constant(np.ones((8, 16), np.int8)), g.constant(np.int8(0))
+        sums = g.node("MatMulInteger", codes, weight, zero, its_zero)
+        factor = g.node("Mul", scale, g.constant(np.float32(0.01)))
+        return g.node("Mul", g.node("Cast", sums, to=TensorProto.FLOAT), factor)
+
+    assert of_type(prove(drawn(draw)), "MatMulInteger").kernel == "DynamicQuantizeMatMul"
+
+
+def test_a_model_that_does_not_load_is_an_error() -> None:
+    model = drawn(lambda g: g.pair(conv(g)))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(RuntimeFailed, match="can't show what it makes"):
+        prove(model)
