@@ -23,8 +23,8 @@ TARGETS = "cpu, openvino, tensorrt, qnn or generic"
     "--data",
     metavar="PATH|MODULE:FUNCTION|random",
     help="Samples of real inputs: .npz (keys are input names), .npy, a folder of them, or a"
-    " function that gives dicts; or a folder of pictures with --preprocess. Each fifth run is kept apart to measure on. `random` makes noise"
-    " up.",
+    " function that gives dicts; or a folder of pictures with --preprocess. Each fifth run is kept"
+    " apart to measure on. `random` makes noise up.",
 )
 @click.option(
     "--batch",
