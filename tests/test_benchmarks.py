@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from tests.benchmarks import calibration
 from tests.benchmarks.commands import AGAIN, Times, ratio
 from tests.benchmarks.judge import agree, count_loaded_nodes, count_nodes, grew, outputs
 from tests.benchmarks.process import run
@@ -151,3 +152,19 @@ def test_ratios_are_averaged_so_that_their_order_does_not_matter() -> None:
 
 def test_columns_of_numbers_are_aligned_right() -> None:
     assert markdown(("a", ">b"), [("x", "1")]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_calibration_of_a_small_model_is_measured_with_both_tools(tmp_path: Path) -> None:
+    path, stored = tmp_path / "model.onnx", tmp_path / "model.npz"
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,4,4] x) => (float[1,1,4,4] y)'
+        " <float[1,2,1,1] w = {1, 2}> { y = Conv(x, w) }"
+    )
+    ir.save(ir.from_onnx_text(text), path)
+    np.savez(stored, **feed(Model("model", path)))
+    found = calibration._measured(path, stored, "percentile", 1)
+    assert {tool: runs[0].ranges for tool, runs in found.items()} == {
+        "onnxopt": 2,
+        "onnxruntime": 2,
+    }
+    assert all(runs[0].seconds > 0 and runs[0].peak_bytes > 1e6 for runs in found.values())

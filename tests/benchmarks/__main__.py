@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from onnxopt.report.record import Versions, plain
-from tests.benchmarks import commands, large, latency, nodes, scaling, tools, zoo
+from tests.benchmarks import calibration, commands, large, latency, nodes, scaling, tools, zoo
 from tests.benchmarks.tables import Section
 
 Measure = Callable[[argparse.Namespace, list[zoo.Model]], Section]
@@ -24,6 +24,9 @@ SECTIONS: Mapping[str, Measure] = {
     ),
     "large": lambda asked, models: large.section(
         asked.onnxopt, rounds=asked.rounds, rivals=asked.rivals
+    ),
+    "calibration": lambda asked, models: calibration.section(
+        models, asked.onnxopt, rounds=asked.rounds
     ),
     "scaling": lambda asked, models: scaling.section(asked.onnxopt, rounds=asked.rounds),
 }
