@@ -106,3 +106,16 @@ def test_bad_input_is_exit_code_2_with_one_clear_message(
     assert err.startswith("error: ")
     assert word in err
     assert not Path("out.onnx").exists()
+
+
+def test_pictures_are_data_when_it_is_said_how_they_are_read(here: Path, ran: Any) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (here / "pictures").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 40, 50, 3), np.uint8)
+    for index, each in enumerate(pixels):
+        image.fromarray(each).save(here / "pictures" / f"{index}.png")
+    asked = ("quantize", "net.onnx", "--data", "pictures", "--plan-only", "plan.json", *FAST)
+    code, _, error = ran(*asked)
+    assert code == 2 and "--preprocess" in error
+    code, _, _ = ran(*asked, "--preprocess", "imagenet")
+    assert code == 0 and json.loads((here / "plan.json").read_text())["grids"]
