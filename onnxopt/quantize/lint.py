@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt import io, ops
-from onnxopt.quantize.edit import can_drop
+from onnxopt.quantize.edit import can_drop, cuts, only_dequantized
 from onnxopt.quantize.intent import is_intended
 from onnxopt.quantize.overflow import MOST, channel_rows, worst_pairs
 from onnxopt.quantize.placement import PLACEMENTS, WEIGHT_INPUT
@@ -135,6 +135,9 @@ def _misplaced(unit: Unit, why: Why) -> Iterator[Fault]:
             maker is not None or is_constant(value) or not _needs_input(value)
             for maker, value in zip(unit.sources, node.inputs, strict=True)
         )
+    if why.rule in ("float-reader", "two-quantizers"):
+        possible = not any(cuts(each) for each in unit.sinks)
+    possible = possible and all(only_dequantized(each) for each in unit.sinks)
     message = f"{node.op_type} stays float: {why.reason}; {why.fix}"
     yield Fault("misplaced-pair", label(node), message, possible)
 
@@ -209,7 +212,8 @@ def _bias_message(node: ir.Node, error: float) -> str:
 def _overflow(unit: Unit) -> Iterator[Fault]:
     node = unit.node
     place = WEIGHT_INPUT.get(node.op_type)
-    if place is None or len(unit.sources) <= place or unit.sources[0] is None:
+    data = unit.sources[0]
+    if place is None or len(unit.sources) <= place or data is None or not coding_of(data).is_byte:
         return
     codes = constant_codes(unit.sources[place])
     if codes is not None and codes.dtype == np.int8:

@@ -29,7 +29,8 @@ _CLEANING = Options(only=("clean", "fold", "drop_cast_like"))
 
 Repair = Callable[[ir.Model, Editor], None]
 
-# Biases come after all that changes a scale, and what is idle is known only at the end.
+# Biases come after all that changes a scale. What stays float goes before weights are made safe:
+# float kernels are the better for every bit.
 _REPAIRS: tuple[Repair, ...] = (
     make_unsigned,
     fold_normalizations,
@@ -37,10 +38,11 @@ _REPAIRS: tuple[Repair, ...] = (
     share_quantizers,
     quantize_operands,
     turn_axes,
-    make_safe,
     move_with_one_scale,
     code_biases,
     drop_idle,
+    make_safe,
+    code_biases,
 )
 
 
