@@ -175,9 +175,7 @@ def evaluate(
     return dict(zip((o.name for o in session.outputs), session.run(feeds), strict=True))
 
 
-def optimized_graph(
-    model: ModelSource, providers: Sequence[Provider] = (CPU,)
-) -> onnx.ModelProto:
+def optimized_graph(model: ModelSource, providers: Sequence[Provider] = (CPU,)) -> onnx.ModelProto:
     """The graph that onnxruntime makes of a model before it runs it, all optimizations on.
 
     Weights over 1 kB are left out: they have type, dims and a reference to data that is gone.
