@@ -27,8 +27,8 @@ class FoldGatherChain(Rule):
 class FoldUnsqueezeIntoGather(Rule):
     """Gather with a list of one index for a single index and an Unsqueeze at its axis; and back.
 
-    Needs: a constant index, and no other reader of the Gather. A dim on its way into the target of a
-    Reshape stays as it is, because onnxruntime's reshape fusion looks for it.
+    Needs: a constant index, and no other reader of the Gather. A dim on its way into the target of
+    a Reshape stays as it is, because onnxruntime's reshape fusion looks for it.
     """
 
     exactness = Exactness.EXACT

@@ -23,9 +23,7 @@ def optimize(options: Options, extra: Sequence[Pass] = ()) -> list[Pass]:
     Raises BadInput for a rule or pass in `options` that does not exist.
     """
     own = [each.name for each in extra]
-    registry.check_names(
-        (*options.only, *options.disable, *options.enable), (*PASS_NAMES, *own)
-    )
+    registry.check_names((*options.only, *options.disable, *options.enable), (*PASS_NAMES, *own))
     named = set(options.only) & set(PASS_NAMES)
     only = [name for name in options.only if name not in (*PASS_NAMES, *own)]
     rules = registry.select(only, options.disable)
