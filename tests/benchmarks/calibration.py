@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -68,11 +69,15 @@ _TOOLS = {"onnxopt": _OURS, "onnxruntime": _THEIRS}
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """One run: seconds without start-up, the peak of the process, how many ranges were found."""
+    """One run: seconds without start-up, the peak of the process, how many ranges were found.
 
-    seconds: float
-    peak_bytes: int
-    ranges: int
+    Where it failed there are none of these but the last line it wrote.
+    """
+
+    seconds: float = math.nan
+    peak_bytes: int = 0
+    ranges: int = 0
+    failure: str = ""
 
 
 def section(models: Sequence[Model], command: str | None = None, *, rounds: int = 3) -> Section:
@@ -84,6 +89,7 @@ def section(models: Sequence[Model], command: str | None = None, *, rounds: int 
     rows: list[list[str]] = []
     data: dict[str, object] = {}
     growth: dict[str, str] = {}
+    failures: dict[str, None] = {}
     with tempfile.TemporaryDirectory() as folder:
         for model in models:
             path, stored = _prepared(model, Path(folder), command)
@@ -91,12 +97,14 @@ def section(models: Sequence[Model], command: str | None = None, *, rounds: int 
                 found = _measured(path, stored, method, rounds)
                 rows.append(_cells(model.name, method, found))
                 print(*rows[-1], sep="  ")
+                runs = [each for tool in found.values() for each in tool]
+                failures |= {each.failure: None for each in runs if each.failure}
                 data[f"{model.name}, {method}"] = {
                     tool: [asdict(each) for each in runs] for tool, runs in found.items()
                 }
             few, many = (_run("onnxopt", path, stored, "percentile", n) for n in (MANY, TENFOLD))
             growth[f"peak memory of {TENFOLD:,} samples over {MANY}, {model.name}"] = (
-                f"{many.peak_bytes / few.peak_bytes:.3f}x"
+                f"{many.peak_bytes / max(few.peak_bytes, 1):.3f}x"
             )
     return Section(
         "Calibration",
@@ -106,6 +114,7 @@ def section(models: Sequence[Model], command: str | None = None, *, rounds: int 
         rows,
         growth,
         data,
+        list(failures),
     )
 
 
@@ -131,7 +140,7 @@ def _run(tool: str, path: Path, stored: Path, method: str, count: int) -> Calibr
     code = [sys.executable, "-c", _TOOLS[tool]]
     ran = run([*code, str(path), str(stored), method, str(count)], limit=1200)
     if ran.failed:
-        raise SystemExit(f"{tool} failed on {path.stem} with {method}: {ran.said}")
+        return Calibrated(failure=f"{tool} failed on {path.stem} with {method}: {ran.said}")
     seconds, ranges = json.loads(ran.said)
     return Calibrated(seconds, ran.peak_bytes, ranges)
 
