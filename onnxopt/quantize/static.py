@@ -156,8 +156,10 @@ class _Run:
         reasons: dict[str, str] = {}
         found = self.judge(plan)
         proof = prove(found.model)
-        if proof.stayed_float and not given:
-            reasons = {node.name: f"{node.reason} ({node.rule})" for node in proof.stayed_float}
+        planned = {choice.node for choice in plan.nodes if choice.quantize}
+        stayed = [node for node in proof.stayed_float if node.name in planned]
+        if stayed and not given:
+            reasons = {node.name: f"{node.reason} ({node.rule})" for node in stayed}
             plan = self._shop.plan(reasons)
             if not any(choice.quantize for choice in plan.nodes):
                 return self._nothing(plan)
