@@ -17,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt import io, ops
-from onnxopt.quantize.insert import bias_behind, insert
+from onnxopt.quantize.insert import insert
+from onnxopt.quantize.plan import bias_behind
 from onnxopt.quantize.records import QuantPlan
 from onnxopt.quantize.slices import Feed, Slices, Target, channel_means
 from onnxopt.rewrite.hit import NodeView

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.errors import BadInput
-from onnxopt.quantize.plan import grid_of
+from onnxopt.quantize.plan import bias_behind, grid_of
 from onnxopt.quantize.records import Grid, QuantPlan, Range
 from onnxopt.rewrite.hit import NodeView
 from onnxopt.rewrite.names import Names
@@ -223,17 +223,6 @@ class _Inserter:
         )
         self._graph.register_initializer(value)
         return value
-
-
-def bias_behind(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """The Add of a constant row that alone reads a MatMul, and the slot of the row."""
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or not ops.is_standard(uses[0].node, "Add"):
-        return None
-    reader = uses[0].node
-    slot = 1 - next(i for i, value in enumerate(reader.inputs) if value is node.outputs[0])
-    tensor = ops.constant(reader.inputs[slot])
-    return (reader, slot) if tensor is not None and len(tensor.shape) == 1 else None
 
 
 def _constant_codes(array: Array) -> tuple[Array, Grid]:

@@ -171,10 +171,13 @@ class _Planner:
     def _made_by(self, value: ir.Value) -> ir.Node | None:
         """The node whose integer kernel writes the value, through an absorbed activation."""
         producer = value.producer()
-        if producer is not None and producer.op_type in ABSORBED and producer.inputs[0] is not None:
-            inner = producer.inputs[0]
-            if absorbed_output(inner) is value:
-                return inner.producer()
+        while producer is not None and producer.op_type in (*ABSORBED, "Add"):
+            inner = next(
+                (v for v in producer.inputs if v is not None and not ops.is_constant(v)), None
+            )
+            if inner is None or absorbed_output(inner) is not value:
+                break
+            producer = inner.producer()
         return producer
 
     def _why_not(self, node: ir.Node) -> str:
@@ -185,6 +188,8 @@ class _Planner:
             return spec.refused.get(self._target, f"{self._target} has no kernel for it")
         if node.name in self._keep_float:
             return "it was asked to stay float"
+        if any(_is_bias_of(node, value) for value in node.inputs):
+            return "its row is the bias of the product before it"
         values = [*self.reads(node, spec), *(absorbed_output(value) for value in node.outputs)]
         if any(value.dtype != ir.DataType.FLOAT for value in values):
             return "it does not compute in float32"
@@ -193,8 +198,28 @@ class _Planner:
         return spec.targets[self._target](NodeView(node))
 
 
+def bias_behind(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of a constant row that alone reads a MatMul, and the slot of the row."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or not ops.is_standard(uses[0].node, "Add"):
+        return None
+    reader = uses[0].node
+    slot = 1 - next(i for i, value in enumerate(reader.inputs) if value is node.outputs[0])
+    tensor = ops.constant(reader.inputs[slot])
+    return (reader, slot) if tensor is not None and len(tensor.shape) == 1 else None
+
+
 def absorbed_output(value: ir.Value) -> ir.Value:
-    """The value behind the Relu or Clip that alone reads this one, or the value itself."""
+    """The value behind what the runtime fuses with the node that writes `value`.
+
+    That is a row added to a MatMul as its bias, and a Relu or Clip; the value itself where none of
+    these alone reads it.
+    """
+    producer = value.producer()
+    if producer is not None and ops.is_standard(producer, "MatMul") and not value.is_graph_output():
+        found = bias_behind(producer)
+        if found is not None:
+            value = found[0].outputs[0]
     uses = value.uses()
     if len(uses) != 1 or value.is_graph_output():
         return value
@@ -202,6 +227,15 @@ def absorbed_output(value: ir.Value) -> ir.Value:
     if ops.is_standard(reader, *ABSORBED) and reader.inputs[0] is value and _starts_at_zero(reader):
         return reader.outputs[0]
     return value
+
+
+def _is_bias_of(node: ir.Node, value: ir.Value | None) -> bool:
+    """Whether the node adds a row to the MatMul that writes `value`, as its bias."""
+    producer = None if value is None else value.producer()
+    if producer is None or not ops.is_standard(producer, "MatMul"):
+        return False
+    found = bias_behind(producer)
+    return found is not None and found[0] is node
 
 
 def _starts_at_zero(node: ir.Node) -> bool:

@@ -155,3 +155,26 @@ def test_channels_of_nought_get_a_scale_that_divides() -> None:
     codes, scale = nearest_codes(np.array([[0.0, 0.0], [1.0, -2.0]]), 0)
     assert codes.tolist() == [[0, 0], [64, -127]]
     assert scale.tolist() == [1.0, pytest.approx(2 / 127)]
+
+
+def test_a_row_added_to_a_product_is_its_bias_and_stays_in_the_integer_kernel(
+    tmp_path: Any,
+) -> None:
+    model = prepared(
+        f"""g (float[2,3,8] x) => (float[2,3,8] y) <{weight("w", 8, 8)}, {weight("k", 8)}>
+        {{ [m] a = MatMul(x, w) [add] b = Add(a, k) [n] y = MatMul(b, w) }}"""
+    )
+    ranges = {name: Range(-4.0, 4.0) for name in "xaby"}
+    plan = make_plan(model, ranges, registry.quant_specs())
+    reasons = {choice.node: choice.reason for choice in plan.nodes}
+    assert reasons["add"] == "its row is the bias of the product before it"
+    assert sorted(plan.grids) == ["b", "x"]
+    insert(model, plan, registry.quant_specs())
+    shapes.restore(model)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert found["QGemm"] == 1
+    assert not found["Add"]
