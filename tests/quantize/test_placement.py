@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from quantize_graphs import Drawing
+from quantize_graphs import Drawing, reads_the_table
 
 from onnxopt.quantize.placement import MOVES_ANY_CODE
 from onnxopt.runtime.sessions import optimized_graph
+
+pytestmark = reads_the_table
 
 IMAGE = (1, 8, 6, 6)
 BYTES = {"QuantizeLinear", "DequantizeLinear"}

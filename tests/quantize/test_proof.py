@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, parser
-from quantize_graphs import Drawing
+from quantize_graphs import Drawing, reads_the_table
 
 from onnxopt.errors import RuntimeFailed
 from onnxopt.quantize.proof import NodeProof, Proof, prove
@@ -198,6 +198,7 @@ def test_every_reason_has_a_case() -> None:
     assert {rule for rule, _, _ in CASES} | {"scale-type", "declined"} == set(rule_names())
 
 
+@reads_the_table
 @pytest.mark.parametrize(("rule", "op_type", "draw"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
 def test_a_float_node_says_why(rule: str, op_type: str, draw: Draw) -> None:
     found = of_type(prove(drawn(draw)), op_type)
