@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx_ir as ir
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from onnxopt.report.inspection import Inspection
 
 CPU = "CPUExecutionProvider"
+Reader: TypeAlias = "Callable[[ir.Model], Any]"
+"""Feeds for a model, from the user's data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def optimize(
     bench: bool = True,
     data: Any = None,
     batch: int = 1,
+    preprocess: str | None = None,
     providers: Sequence[str] = (CPU,),
     threads: int = 0,
     output: str | os.PathLike[str] | None = None,
@@ -92,6 +95,7 @@ def optimize(
         bench: Time both models with onnxruntime.
         data: Feeds (see check.data.read_data); made up from the signature where None.
         batch: Samples a run of `data`.
+        preprocess: How pictures in `data` become inputs, see check.images.Preprocess.
         providers: Execution providers for the timing.
         threads: Threads inside an operator for proof and timing; 0 lets onnxruntime choose.
         output: Where to write the result; nothing is written where parity failed.
@@ -122,6 +126,7 @@ def optimize(
 
         resolve(providers)
     pipeline = pipelines.optimize(options, passes)
+    read = _reader(data, batch, preprocess)
     original = io.load(model)
     if output is not None:
         io.check_target(original, output, overwrite=overwrite)
@@ -132,7 +137,7 @@ def optimize(
     notes: tuple[str, ...] = ()
     if check:
         try:
-            feeds = _feeds(prepare(original, options), options, data, batch)
+            feeds = _feeds(prepare(original, options), options, read)
             reference = _reference(source, feeds, threads)
         except RuntimeFailed as error:
             # What can't be run can't be proven, and what can't be proven is left as it is.
@@ -158,7 +163,7 @@ def optimize(
         timing = time_both(
             [source, outcome.model],
             names=("original", "optimized"),
-            feeds=None if data is None else _data(data, prepare(original, options), batch),
+            feeds=None if read is None else read(prepare(original, options)),
             dims=options.dims,
             input_shapes=options.input_shapes,
             seed=seed,
@@ -189,6 +194,7 @@ def validate(
     level: Level | str = Level.CLOSE,
     data: Any = None,
     batch: int = 1,
+    preprocess: str | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -202,11 +208,12 @@ def validate(
     """
     from onnxopt.check.parity import parity
 
+    read = _reader(data, batch, preprocess)
     exact = _level(level) is Level.EXACT
     return parity(
         reference,
         candidate,
-        None if data is None else _data(data, io.load(reference), batch),
+        None if read is None else read(io.load(reference)),
         exactness=Exactness.EXACT if exact else Exactness.CLOSE,
         providers=providers,
         threads=threads,
@@ -221,6 +228,7 @@ def bench(
     *,
     data: Any = None,
     batch: int = 1,
+    preprocess: str | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -236,9 +244,10 @@ def bench(
     """
     from onnxopt.bench.timing import bench as time_models
 
+    read = _reader(data, batch, preprocess)
     return time_models(
         models,
-        feeds=None if data is None or not models else _data(data, io.load(models[0]), batch),
+        feeds=None if read is None or not models else read(io.load(models[0])),
         providers=providers,
         threads=threads,
         seconds=seconds,
@@ -296,20 +305,29 @@ def _reference(source: Any, feeds: Any, threads: int) -> Reference:
     return Reference(source, feeds, threads=threads)
 
 
-def _feeds(prepared: ir.Model, options: Options, data: Any, batch: int) -> Any:
+def _feeds(prepared: ir.Model, options: Options, read: Reader | None) -> Any:
     from onnxopt.check.feeds import synthesize
 
-    if data is not None:
-        return _data(data, prepared, batch)
+    if read is not None:
+        return read(prepared)
     # The sizes the user chose are bound in the prepared model, where their names are gone.
     # Dims without a name must stay without: where they stand tells what they are.
     return synthesize(shapes.declared_copy(prepared), seed=options.seed)
 
 
-def _data(data: Any, model: ir.Model, batch: int) -> Any:
-    from onnxopt.check.data import read_data
+def _reader(data: Any, batch: int, preprocess: str | None) -> Reader | None:
+    """What reads the data for a model, None where there is none."""
+    if data is None:
+        if preprocess is not None:
+            raise BadInput("there are no pictures to preprocess", hint="name them with --data")
+        return None
 
-    return read_data(data, model, batch)
+    def read(model: ir.Model) -> Any:
+        from onnxopt.check.data import read_data
+
+        return read_data(data, model, batch, preprocess=preprocess)
+
+    return read
 
 
 def _shapes(given: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:

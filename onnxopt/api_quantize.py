@@ -27,6 +27,10 @@ Progress: TypeAlias = "Callable[[float, str], None]"
 
 _TIMED = 2
 """Samples that both models are timed on."""
+FIRST = (
+    "level", "only", "disable", "enable", "freeze_inputs", "max_growth", "opset", "passes", "check",
+)  # fmt: skip
+"""Keywords of `optimize` that shape the float model that is quantized."""
 LEAST_OPSET = 13
 """The first opset with a scale for each channel."""
 
@@ -67,6 +71,7 @@ def quantize(
     keep_best: bool = False,
     batch: int = 1,
     preprocess: str | None = None,
+    optimize: Mapping[str, Any] | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -101,6 +106,8 @@ def quantize(
         keep_best: Where the budget is missed, write the best quantized model anyway.
         batch: Samples a run of `data`.
         preprocess: How pictures in `data` become inputs, see check.images.Preprocess.
+        optimize: How the model is optimized first: keywords of `onnxopt.optimize` among level,
+            only, disable, enable, freeze_inputs, max_growth, opset, passes and check.
         seed: Seed of what is made up.
         input_shapes: New shapes of inputs, by name.
         dims: Sizes of symbolic dims, by name.
@@ -128,13 +135,14 @@ def quantize(
         io.check_target(original, output, overwrite=overwrite)
     static.refuse(original)
     notes = []
+    first = _first(optimize)
     opset = original.opset_imports.get("", LEAST_OPSET)
-    if opset < LEAST_OPSET:
+    if max(opset, first.get("opset") or 0) < LEAST_OPSET:
+        first["opset"] = LEAST_OPSET
         notes.append(f"the opset was raised from {opset} to {LEAST_OPSET}: scales by channel")
     fresh = api.optimize(
-        model, opset=LEAST_OPSET if opset < LEAST_OPSET else None, bench=False, seed=seed,
-        input_shapes=input_shapes, dims=dims, threads=threads,
-        progress=lambda doing: say(0.0, doing),
+        model, bench=False, seed=seed, input_shapes=input_shapes, dims=dims, threads=threads,
+        progress=lambda doing: say(0.0, doing), **first,
     )  # fmt: skip
     if data is not None and isinstance(data, str) and data == samples.RANDOM:
         notes.append("the samples are noise: neither ranges nor losses say much about real inputs")
@@ -181,12 +189,25 @@ def quantize(
         notes=(*notes, split.note, *fresh.report.notes),
         seconds=time.perf_counter() - started,
         strict=strict,
+        optimization=fresh.report,
     )
     result = QuantizeResult(outcome.model, report, outcome.plan, outcome.best)
     if output is not None and not plan_only and (report.passed or keep_best):
         kept = result.model if report.passed else result.best or result.model
         io.save(kept, output, external=external, overwrite=overwrite)
     return result
+
+
+def _first(optimize: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keywords for the optimization that goes first."""
+    chosen = dict(optimize or {})
+    for name in chosen:
+        if name not in FIRST:
+            raise BadInput(
+                f"{name!r} says nothing about how a model is optimized first",
+                hint=f"choose from {', '.join(FIRST)}",
+            )
+    return chosen
 
 
 def _known(method: str, methods: Sequence[str]) -> str:

@@ -17,8 +17,8 @@ import onnxopt
 from onnxopt.errors import OnnxoptError
 
 COMMANDS = ("optimize", "quantize", "inspect", "validate", "bench", "diff", "lint", "rules")
-MATRIX_WORK = frozenset({"quantize"})
-"""Commands that solve large systems in numpy."""
+MATRIX_WORK = frozenset({"quantize", "--quantize"})
+"""Words on the command line that ask for large systems to be solved in numpy."""
 INTERRUPTED = 128 + signal.SIGINT
 INTERNAL_ERROR = 3
 DEBUG = "ONNXOPT_DEBUG"
@@ -60,7 +60,7 @@ def main() -> NoReturn:
     # Hundreds of thousands of long-lived objects are made in one go: with the default thresholds
     # the collector walks all of them again and again.
     gc.set_threshold(200_000, 20, 100)
-    if not MATRIX_WORK.intersection(sys.argv[1:2]):
+    if not MATRIX_WORK.intersection(sys.argv[1:]):
         # The others multiply few and small matrices; a pool of threads costs more than it brings.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = run(sys.argv[1:])

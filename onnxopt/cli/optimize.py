@@ -6,14 +6,24 @@ from typing import Any
 
 import click
 
-from onnxopt.cli import options
+from onnxopt.cli import options, quantizing
 from onnxopt.cli.output import check_face, emit, write_report
 from onnxopt.cli.progress import Progress
+from onnxopt.errors import BadInput
+
+FIRST = (
+    "level", "only", "disable", "enable", "freeze_inputs", "max_growth", "opset", "passes", "check",
+)  # fmt: skip
+"""What is only for the rewriting that goes before quantization."""
 
 
-@click.command("optimize", short_help="Rewrite a model, prove it, time it, save it.")
+@click.command(
+    "optimize",
+    short_help="Rewrite a model, prove it, time it, save it.",
+    cls=quantizing.Sectioned,
+)
 @options.model_path("model")
-@click.option("-o", "--output", metavar="PATH", help="Where to write the result.")
+@options.written
 @click.option(
     "--level",
     type=click.Choice(["clean", "exact", "close"]),
@@ -56,25 +66,23 @@ from onnxopt.cli.progress import Progress
 @options.feeds
 @options.runtime
 @click.option(
-    "--external",
-    type=click.Choice(["keep", "inline", "file"]),
-    default="keep",
-    show_default=True,
-    help="Where weights go: as in the input, into the model, or into a file beside it.",
+    "--quantize",
+    is_flag=True,
+    help="Then make it run in integers where that pays, as `onnxopt quantize` does; needs --data.",
 )
-@click.option("--overwrite", is_flag=True, help="Let the output take the place of the input.")
-@click.option("--report", "reports", multiple=True, metavar="PATH", help="Also write .md or .json.")
-@click.option("--verbose", "-v", is_flag=True, help="Show every rule, reason and output.")
-@options.output
+@quantizing.choices
+@options.saving
+@options.reporting
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     model: str,
     passes: tuple[str, ...],
     reports: tuple[str, ...],
     no_check: bool,
     no_bench: bool,
-    verbose: bool,
-    quiet: bool,
-    as_json: bool,
+    quantize: bool,
     **asked: Any,
 ) -> int:
     """Rewrite MODEL to be smaller and faster, prove that nothing changed, time it and save it.
@@ -84,25 +92,47 @@ def command(
     """
     for path in reports:
         check_face(path)
+    asked |= {"passes": _load(passes), "bench": not no_bench, "check": not no_check}
+    if quantize:
+        first = {name: asked.pop(name) for name in FIRST}
+        _only_cpu(asked.pop("providers"))
+        return quantizing.carry_out(model, reports=reports, optimize=first, **asked)
+    quantizing.refuse_without(ctx)
+    return _optimized(model, reports, **{k: v for k, v in asked.items() if k not in _names(ctx)})
+
+
+def _optimized(
+    model: str,
+    reports: tuple[str, ...],
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    **asked: Any,
+) -> int:
     from onnxopt import api
     from onnxopt.report.pages import report_page
 
     with Progress(quiet=quiet or as_json) as progress:
-        result = api.optimize(
-            model,
-            passes=_load(passes),
-            check=not no_check,
-            bench=not no_bench,
-            progress=progress.say,
-            **asked,
-        )
-    report = result.report
+        report = api.optimize(model, progress=progress.say, **asked).report
     for path in reports:
         write_report(report, lambda: report_page(report, verbose=True), path)
     emit(report, lambda: report_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
     if not report.passed:
         click.echo("error: the result does not agree with the model; it was not written", err=True)
     return 0 if report.passed else 1
+
+
+def _names(ctx: click.Context) -> set[str | None]:
+    """The parameters that are of no use where nothing is quantized."""
+    return {each.name for each in ctx.command.params if isinstance(each, quantizing.Option)}
+
+
+def _only_cpu(providers: tuple[str, ...]) -> None:
+    if providers != ("CPUExecutionProvider",):
+        raise BadInput(
+            "what runs in integers is proven and timed on the CPU provider only",
+            hint="leave --provider out; --target says where the model is to run",
+        )
 
 
 def _load(names: tuple[str, ...]) -> list[Any]:

@@ -82,20 +82,45 @@ def shapes(command: Command) -> Command:
 
 
 def feeds(command: Command) -> Command:
-    """--data, --batch and --seed: what the models are run on."""
-    command = seed(command)
-    command = click.option(
+    """--data, --batch, --preprocess and --seed: what the models are run on."""
+    return data(
+        "Inputs to run on: .npz (keys are input names), .npy, a folder of them, a folder of"
+        " pictures with --preprocess, or a function that gives dicts. Without it, inputs are made"
+        " from the model's signature."
+    )(command)
+
+
+def data(help_text: str) -> Callable[[Command], Command]:
+    """--data with what it means to the command, --batch, --preprocess and --seed."""
+
+    def decorated(command: Command) -> Command:
+        command = preprocess(batch(seed(command)))
+        return click.option("--data", metavar="PATH|MODULE:FUNCTION|random", help=help_text)(
+            command
+        )
+
+    return decorated
+
+
+def batch(command: Command) -> Command:
+    """--batch."""
+    return click.option(
         "--batch",
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
         help="Samples a run takes from --data.",
     )(command)
+
+
+def preprocess(command: Command) -> Command:
+    """--preprocess."""
     return click.option(
-        "--data",
-        metavar="PATH|MODULE:FUNCTION",
-        help="Inputs to run on: .npz (keys are input names), .npy, a folder of them, or a function"
-        " that gives dicts. Without it, inputs are made from the model's signature.",
+        "--preprocess",
+        metavar="PRESET|MODULE:FUNCTION",
+        help="How pictures become inputs: imagenet, unit (0 to 1), symmetric (-1 to 1) or raw, with"
+        " options such as unit,resize=256,crop=224,mean=0.5,std=0.2,bgr; or a function of uint8"
+        " pixels (height, width, 3).",
     )(command)
 
 
@@ -112,13 +137,7 @@ def seed(command: Command) -> Command:
 
 def runtime(command: Command) -> Command:
     """--provider and --threads: where the models run."""
-    command = click.option(
-        "--threads",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Threads of a session; 0 leaves it to onnxruntime.",
-    )(command)
+    command = threads(command)
     return click.option(
         "--provider",
         "providers",
@@ -128,6 +147,52 @@ def runtime(command: Command) -> Command:
         metavar="NAME",
         help="onnxruntime execution provider, such as cuda; repeatable, in order of preference."
         " Without it, cpu.",
+    )(command)
+
+
+def threads(command: Command) -> Command:
+    """--threads."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Threads of a session; 0 leaves it to onnxruntime.",
+    )(command)
+
+
+def written(command: Command) -> Command:
+    """-o: where the result goes."""
+    return click.option("-o", "--output", metavar="PATH", help="Where to write the result.")(
+        command
+    )
+
+
+def saving(command: Command) -> Command:
+    """--external and --overwrite: how a result is written."""
+    command = click.option(
+        "--overwrite", is_flag=True, help="Let the output take the place of the input."
+    )(command)
+    return click.option(
+        "--external",
+        type=click.Choice(["keep", "inline", "file"]),
+        default="keep",
+        show_default=True,
+        help="Where weights go: as in the input, into the model, or into a file beside it.",
+    )(command)
+
+
+def reporting(command: Command) -> Command:
+    """--report, --verbose, --quiet and --json: what is told, and where."""
+    command = click.option(
+        "--verbose", "-v", is_flag=True, help="Show every rule, node, reason and output."
+    )(output(command))
+    return click.option(
+        "--report",
+        "reports",
+        multiple=True,
+        metavar="PATH",
+        help="Also write the report as .html, .md or .json; repeatable.",
     )(command)
 
 

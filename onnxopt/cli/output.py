@@ -12,7 +12,7 @@ import click
 from onnxopt.errors import BadInput, BadOutput
 from onnxopt.report.page import Page
 
-FACES = (".json", ".md")
+FACES = (".html", ".json", ".md")
 
 
 def emit(record: object, page: Callable[[], Page], *, as_json: bool, quiet: bool) -> None:
@@ -36,7 +36,9 @@ def emit(record: object, page: Callable[[], Page], *, as_json: bool, quiet: bool
 def check_face(path: str) -> None:
     """Raise BadInput for a report file whose suffix names no face, before any work is done."""
     if Path(path).suffix.lower() not in FACES:
-        raise BadInput(f"a report can't be written as {path!r}", hint="end it in .md or .json")
+        raise BadInput(
+            f"a report can't be written as {path!r}", hint="end it in .html, .md or .json"
+        )
     folder = Path(path).parent
     if not folder.is_dir():
         raise BadOutput(f"there is no folder {str(folder)!r} for the report {Path(path).name}")
@@ -44,12 +46,35 @@ def check_face(path: str) -> None:
 
 def write_report(record: object, page: Callable[[], Page], path: str) -> None:
     """Write the record to a file in the face its suffix names. Raises BadOutput if it can't."""
-    from onnxopt.report.markdown import markdown
-    from onnxopt.report.record import to_json
+    write_text(path, _face(Path(path).suffix.lower(), record, page))
 
-    as_json = Path(path).suffix.lower() == ".json"
-    text = to_json(record) + "\n" if as_json else markdown(page())
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadOutput(f"the report can't be written to {path}: {error.strerror}") from error
+
+def write_text(path: str, text: str) -> None:
+    """Write a text file, whole or not at all. Raises BadOutput if it can't be written."""
+    from onnxopt.atomic import Files
+
+    target = Path(path)
+    if target.exists() and not target.is_file():
+        # A pipe or a device can't be swapped for a file.
+        try:
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BadOutput(f"{path} can't be written: {error.strerror}") from error
+        return
+    with Files() as files:
+        files.new(target).write(text.encode("utf-8"))
+        files.commit()
+
+
+def _face(suffix: str, record: object, page: Callable[[], Page]) -> str:
+    if suffix == ".json":
+        from onnxopt.report.record import to_json
+
+        return to_json(record) + "\n"
+    if suffix == ".html":
+        from onnxopt.report.html import html
+
+        return html(page())
+    from onnxopt.report.markdown import markdown
+
+    return markdown(page())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxopt.quantize.records import Choice
     from onnxopt.quantize.search import Island
     from onnxopt.quantize.static import Outcome
+    from onnxopt.report.record import Report
 
 FEW = 10
 _BAR = 24
@@ -74,6 +75,7 @@ class QuantizationReport:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     strict: bool = False
+    optimization: Report | None = None
 
     @property
     def not_integer(self) -> tuple[Layer, ...]:

@@ -90,9 +90,9 @@ def test_reports_are_written_in_both_faces(mlp: Path, ran: Any) -> None:
 
 
 def test_a_report_of_another_kind_is_turned_down_before_any_work(mlp: Path, ran: Any) -> None:
-    code, _, err = ran("optimize", mlp, "-o", "out.onnx", "--report", "r.html", *FAST)
+    code, _, err = ran("optimize", mlp, "-o", "out.onnx", "--report", "r.pdf", *FAST)
     assert code == 2
-    assert "end it in .md or .json" in err
+    assert "end it in .html, .md or .json" in err
     assert not Path("out.onnx").exists()
 
 
