@@ -1,0 +1,1 @@
+"""Removes whole channels, heads and hidden units from a model."""
