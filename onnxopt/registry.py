@@ -13,7 +13,7 @@ from types import GenericAlias, ModuleType
 from onnxopt.errors import BadInput, RuleError
 from onnxopt.rewrite.engine import CompiledRule, compile_rule
 from onnxopt.rewrite.rule import Rule
-from onnxopt.rewrite.specs import QuantSpec
+from onnxopt.rewrite.specs import ChannelFlow, QuantSpec
 
 GROUP = "onnxopt.rules"
 BUILTIN = "onnxopt_rules"
@@ -45,6 +45,21 @@ def quant_specs() -> dict[str, QuantSpec]:
             for op_type in item.op_types if isinstance(item, QuantSpec) else ():
                 if found.setdefault(op_type, item) is not item:
                     raise RuleError(f"two specs say how {op_type} is quantized: {module.__name__}")
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def channel_flows() -> dict[tuple[str, str], ChannelFlow]:
+    """How channels pass each operator, by domain ("" is the standard one) and op type.
+
+    Raises RuleError where two records claim one operator.
+    """
+    found: dict[tuple[str, str], ChannelFlow] = {}
+    for module in (module for pack in packs() for module in _modules(pack)):
+        for item in vars(module).values():
+            for op_type in item.op_types if isinstance(item, ChannelFlow) else ():
+                if found.setdefault((item.domain, op_type), item) is not item:
+                    raise RuleError(f"two records say how {op_type} is pruned: {module.__name__}")
     return dict(sorted(found.items()))
 
 

@@ -26,6 +26,7 @@ MUL = QuantSpec(
     role=Role.ARITHMETIC,
     data=(0, 1),
     targets={"cpu": _same_shape, "openvino": always, "qnn": always, "generic": always},
+    measured={"cpu": always},
     why="onnxruntime makes a QLinearMul of it",
 )
 
@@ -49,6 +50,7 @@ SIGMOID = QuantSpec(
     role=Role.ARITHMETIC,
     targets={"qnn": always},
     refused={"cpu": "a table look-up is no faster than the float kernel"},
+    measured={"cpu": always},
     why="QLinearSigmoid runs at 0.89x of float",
 )
 

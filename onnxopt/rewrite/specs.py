@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from onnxopt.rewrite.flows import Flow, Resize
 from onnxopt.rewrite.hit import NodeView
 
 
@@ -37,7 +38,8 @@ class QuantSpec:
     hold a constant weight with `weight_axis` (a function of the node) as its channel axis, `bias`
     the input that becomes int32. `targets` names the targets with an integer kernel, each with the
     check it asks for; `refused` says for others why the operator stays float there. `why` says
-    where the knowledge is from. `float_output` tells that the integer kernel may write floats, so
+    where the knowledge is from. `measured` are the checks by target where times are measured, so
+    that what usually loses may be tried. `float_output` tells that the integer kernel may write floats, so
     that the output needs no pair.
     """
 
@@ -50,4 +52,19 @@ class QuantSpec:
     bias: int | None = None
     targets: Mapping[str, Check] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Check] = field(default_factory=dict)
     float_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFlow:
+    """How the channels of an operator's inputs reach its outputs, for pruning.
+
+    `flow` says it for a node; `resize` rewrites a node some of whose axes have lost channels, where
+    the operator holds sizes in attributes or inputs.
+    """
+
+    op_types: tuple[str, ...]
+    flow: Callable[[Flow], None]
+    resize: Callable[[Resize], None] | None = None
+    domain: str = ""

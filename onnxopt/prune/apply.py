@@ -1,0 +1,177 @@
+"""Takes channels out: slices constants, rewrites what holds sizes, infers the shapes anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxopt import ops, registry
+from onnxopt.errors import BadInput
+from onnxopt.passes import shapes
+from onnxopt.prune.flow import sizes_of
+from onnxopt.prune.records import Carrier, Group, Removal, Slot
+from onnxopt.rewrite.hit import NodeView
+from onnxopt.rewrite.names import Names
+
+Gone = Mapping[tuple[str, int], NDArray[np.int64]]
+"""(name of a value, axis) → the coordinates that go, in ascending order."""
+
+
+def remove(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Model:
+    """A copy of the model without the channels in `removal`.
+
+    `groups` are those that `find_groups` finds in `model`. Names and the interface stay, the
+    shapes are inferred anew, stale annotations are dropped.
+
+    Raises:
+        BadInput: The removal names a group or channel that is not there, that is frozen, or leaves
+            nothing or no multiple of what a group asks for.
+    """
+    check(groups, removal)
+    gone = gone_from(groups, removal)
+    pruned = model.clone()
+    if not gone:
+        return pruned
+    nodes = [node for node in pruned.graph if not ops.is_standard(node, "Constant")]
+    names = Names([pruned.graph, *pruned.graph.subgraphs()])
+    _resize(nodes, gone, names)
+    _slice(pruned, gone)
+    shapes.remember_anew(_without_annotations(pruned, model))
+    return pruned
+
+
+def check(groups: Sequence[Group], removal: Removal) -> None:
+    """Raise BadInput for a removal that can't be applied to the groups."""
+    known = {group.name: group for group in groups}
+    for name, indices in removal.items():
+        group = known.get(name)
+        if group is None:
+            raise BadInput(
+                f"there is no group {name!r}", hint="`onnxopt prune --explain` lists them"
+            )
+        if indices and group.frozen:
+            raise BadInput(f"group {name!r} can't be pruned: {group.frozen}")
+        left = group.size - len(indices)
+        wrong = [index for index in indices if not 0 <= index < group.size]
+        if wrong or len(set(indices)) != len(indices):
+            raise BadInput(
+                f"group {name!r} has channels 0 to {group.size - 1}, each to be removed once",
+                hint=f"take {wrong[0] if wrong else 'the doubles'} out of the plan",
+            )
+        if left < 1 or left % group.multiple:
+            raise BadInput(
+                f"{left} of the {group.size} channels of {name!r} would be left",
+                hint=f"leave a multiple of {group.multiple}, and at least one",
+            )
+
+
+def gone_from(groups: Iterable[Group], removal: Removal) -> dict[tuple[str, int], Any]:
+    """Which coordinates go on which axis of which value."""
+    found: dict[tuple[str, int], set[int]] = {}
+    for group in groups:
+        indices = removal.get(group.name, ())
+        places: tuple[Slot | Carrier, ...] = (*group.slots, *group.carriers)
+        for place in places if indices else ():
+            at = found.setdefault((place.value, place.axis), set())
+            at.update(*(place.positions[index] for index in indices))
+    return {place: np.array(sorted(at), np.int64) for place, at in found.items() if at}
+
+
+class NodeResize:
+    """What the resizing of an operator sees of one node; see `onnxopt.rewrite.Resize`."""
+
+    def __init__(self, node: ir.Node, gone: Gone, names: Names) -> None:
+        self.node = NodeView(node)
+        self._gone = gone
+        self._names = names
+
+    def kept(self, index: int, axis: int) -> NDArray[np.int64] | None:
+        inputs = self.node.node.inputs
+        return self._kept(inputs[index] if index < len(inputs) else None, axis)
+
+    def kept_out(self, axis: int, index: int = 0) -> NDArray[np.int64] | None:
+        return self._kept(self.node.node.outputs[index], axis)
+
+    def set(self, name: str, value: Any) -> None:
+        self.node.node.attributes[name] = ir.convenience.convert_attribute(name, value)
+
+    def put(self, index: int, array: NDArray[Any]) -> None:
+        node = self.node.node
+        old = node.inputs[index]
+        assert old is not None and node.graph is not None
+        name = self._names.value(f"{old.name}_pruned")
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
+        )
+        assert isinstance(node.graph, ir.Graph)
+        node.graph.register_initializer(value)
+        node.replace_input_with(index, value)
+        if not old.uses() and old.is_initializer() and not old.is_graph_input():
+            node.graph.initializers.pop(str(old.name))
+
+    def _kept(self, value: ir.Value | None, axis: int) -> NDArray[np.int64] | None:
+        if value is None:
+            return None
+        sizes = sizes_of(value)
+        at = self._gone.get((str(value.name), axis % len(sizes))) if sizes else None
+        size = sizes[axis % len(sizes)] if sizes else None
+        return None if at is None or size is None else np.delete(np.arange(size), at)
+
+
+def _resize(nodes: Iterable[ir.Node], gone: Gone, names: Names) -> None:
+    changed = {name for name, _ in gone}
+    for node in nodes:
+        domain = "" if node.domain in ops.STANDARD_DOMAINS else node.domain
+        record = registry.channel_flows().get((domain, node.op_type))
+        touched = any(v is not None and v.name in changed for v in (*node.inputs, *node.outputs))
+        if record is not None and record.resize is not None and touched:
+            record.resize(NodeResize(node, gone, names))
+
+
+def _slice(model: ir.Model, gone: Gone) -> None:
+    by_name: dict[str, list[int]] = {}
+    for name, axis in gone:
+        by_name.setdefault(name, []).append(axis)
+    values = [*model.graph.initializers.values()]
+    values += [n.outputs[0] for n in model.graph if ops.is_standard(n, "Constant")]
+    for value in values:
+        axes = by_name.get(str(value.name), [])
+        tensor = ops.constant(value)
+        if not axes or tensor is None:
+            continue
+        array = tensor.numpy()
+        for axis in axes:
+            array = np.delete(array, gone[str(value.name), axis], axis=axis)
+        _store(value, ir.tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=value.name))
+
+
+def _store(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    producer = value.producer()
+    if producer is not None:
+        producer.attributes.clear()
+        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+    value.const_value = tensor
+    value.shape = ir.Shape(tensor.shape.numpy())
+
+
+def _without_annotations(pruned: ir.Model, model: ir.Model) -> ir.Model:
+    """The model with what was declared of its interface, and of nothing in between."""
+    inputs = {value.name: shapes.declared(value) for value in model.graph.inputs}
+    outputs = {value.name: shapes.declared(value) for value in model.graph.outputs}
+    for node in pruned.graph.all_nodes():
+        for value in node.outputs:
+            value.meta.pop(shapes.DECLARED, None)
+            value.type = value.shape = None
+    for kept, values in ((inputs, pruned.graph.inputs), (outputs, pruned.graph.outputs)):
+        for value in values:
+            if value.name in kept and not value.is_initializer():
+                value.type, value.shape = kept[value.name]
+    return pruned

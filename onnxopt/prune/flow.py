@@ -1,0 +1,222 @@
+"""A walk over a graph that gives every axis its layout, by the flows in the rule files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxopt import ops, registry
+from onnxopt.prune.axes import Tokens
+from onnxopt.rewrite.flows import Layout, fixed
+from onnxopt.rewrite.hit import NodeView, Unmatched
+
+Place = tuple[ir.Value, int]
+"""A value and an axis of it, not negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A node that writes or sums over an axis, with the axes of its weight and bias, if any."""
+
+    node: ir.Node
+    place: Place
+    weight: Place | None
+    bias: Place | None = None
+    index: int = 0
+    """Which input a node sums over."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """What is known after a walk: the layout of each axis that was asked for or given."""
+
+    tokens: Tokens = field(default_factory=Tokens)
+    layouts: dict[ir.Value, dict[int, Layout]] = field(default_factory=dict)
+    writers: list[Use] = field(default_factory=list)
+    readers: list[Use] = field(default_factory=list)
+
+    def layout(self, value: ir.Value, axis: int) -> Layout:
+        """The layout of an axis; a constant gets channels of its own when it is first asked for."""
+        axes = self.layouts.setdefault(value, {})
+        if axis not in axes:
+            size = sizes_of(value)[axis]
+            if ops.is_constant(value) and size is not None and size > 1:
+                axes[axis] = self.tokens.fresh(size)
+            else:
+                axes[axis] = fixed(size, self._why_fixed(value))
+        return axes[axis]
+
+    def _why_fixed(self, value: ir.Value) -> str:
+        if value.is_graph_input():
+            return f"they are the model's input {value.name!r}"
+        return f"{value.name!r} has a fixed number of them"
+
+
+def walk(graph: ir.Graph) -> Walk:
+    """Follow the channels from the inputs of a graph to its outputs, which stay as they are."""
+    found = Walk()
+    for node in graph:
+        if not ops.is_standard(node, "Constant"):
+            _visit(found, node)
+    for value in graph.outputs:
+        _keep_all(found, value, f"they are the model's output {value.name!r}")
+    return found
+
+
+def sizes_of(value: ir.Value) -> list[int | None]:
+    """The sizes of a value's axes, None where dynamic. Raises Unmatched without a known rank."""
+    tensor = ops.constant(value)
+    shape = value.shape if tensor is None else tensor.shape
+    if shape is None or isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
+        raise Unmatched("the rank is not known")
+    return [dim if isinstance(dim, int) else None for dim in shape]
+
+
+def named(node: ir.Node) -> str:
+    """The node as messages call it."""
+    name = node.name or next((value.name for value in node.outputs if value.name), "")
+    return f"{node.op_type} {name!r}"
+
+
+def _visit(found: Walk, node: ir.Node) -> None:
+    domain = "" if node.domain in ops.STANDARD_DOMAINS else node.domain
+    record = registry.channel_flows().get((domain, node.op_type))
+    view = NodeFlow(found, node)
+    why = f"{named(node)} needs all of them: nothing is known of how channels pass it"
+    try:
+        if record is not None:
+            why = f"{named(node)} needs all of them"
+            record.flow(view)
+    except Unmatched as error:
+        why = f"{named(node)} needs all of them" + (f": {error}" if str(error) else "")
+        view.asked.clear()
+    for value in _read(node):
+        for axis, layout in found.layouts.get(value, {}).items():
+            if (value, axis) not in view.asked:
+                found.tokens.freeze(layout, why)
+    for value in node.outputs:
+        if value.name and value not in found.layouts and value.shape is not None:
+            sizes = sizes_of(value)
+            found.layouts[value] = {axis: fixed(size, why) for axis, size in enumerate(sizes)}
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, in its bodies too."""
+    yield from (value for value in node.inputs if value is not None)
+    for body in ops.subgraphs(node):
+        for inner in body.all_nodes():
+            yield from (value for value in inner.inputs if value is not None)
+        yield from body.outputs
+
+
+def _keep_all(found: Walk, value: ir.Value, why: str) -> None:
+    for layout in found.layouts.get(value, {}).values():
+        found.tokens.freeze(layout, why)
+
+
+class NodeFlow:
+    """What the flow of an operator sees of one node; see `onnxopt.rewrite.Flow`."""
+
+    def __init__(self, found: Walk, node: ir.Node) -> None:
+        self.node = NodeView(node)
+        self.asked: set[Place] = set()
+        self._found = found
+        self._name = named(node)
+
+    def rank(self, index: int) -> int:
+        inputs = self.node.node.inputs
+        value = inputs[index] if index < len(inputs) else None
+        return 0 if value is None else len(sizes_of(value))
+
+    def of(self, index: int, axis: int) -> Layout:
+        value, axis = place = self._place(index, axis)
+        self.asked.add(place)
+        return self._found.layout(value, axis)
+
+    def all_of(self, index: int) -> list[Layout]:
+        return [self.of(index, axis) for axis in range(self.rank(index))]
+
+    def out_sizes(self, index: int = 0) -> list[int | None]:
+        return sizes_of(self.node.node.outputs[index])
+
+    def give(self, layouts: Sequence[Layout | None], index: int = 0) -> None:
+        outputs = self.node.node.outputs
+        if index >= len(outputs) or not outputs[index].name:
+            return
+        why = f"{self._name} makes them"
+        known = [None] * len(layouts) if outputs[index].shape is None else self.out_sizes(index)
+        if len(known) != len(layouts):
+            raise Unmatched("its output does not have the rank that it should have")
+        axes = self._found.layouts[outputs[index]] = {}
+        for axis, (layout, size) in enumerate(zip(layouts, known, strict=True)):
+            axes[axis] = fixed(size, why) if layout is None else self._sized(layout, size)
+
+    def equal(self, *layouts: Layout, why: str = "") -> Layout:
+        wide = [layout for layout in layouts if layout.size != 1]
+        if not wide:
+            return layouts[0]
+        first = next((layout for layout in wide if layout.size is not None), wide[0])
+        sizes = {layout.size for layout in wide if layout.size is not None}
+        reason = f"{self._name} {why or 'brings axes together that are split differently'}"
+        if len(sizes) > 1:
+            found = " and ".join(map(str, sorted(sizes)))
+            reason = f"{self._name} brings together axes of different sizes: {found}"
+        elif any(layout.size is None for layout in wide):
+            reason = f"{self._name} brings them together with an axis of unknown size"
+        for layout in wide:
+            self._found.tokens.equal(first, layout, reason)
+        return first
+
+    def same(self, one: Layout, other: Layout) -> bool:
+        return self._found.tokens.same(one, other)
+
+    def merge(self, layouts: Iterable[Layout]) -> Layout:
+        return self._found.tokens.merge(list(layouts))
+
+    def split(self, layout: Layout, sizes: Sequence[int], why: str = "") -> list[Layout]:
+        reason = f"{self._name} {why or 'splits them in a way that does not fit their order'}"
+        return self._found.tokens.split(layout, sizes, reason)
+
+    def new(self, size: int, kind: str = "") -> Layout:
+        made = self._found.tokens.fresh(size)
+        if kind:
+            self._found.tokens.label(made, kind)
+        return made
+
+    def keep(self, layout: Layout, why: str) -> None:
+        self._found.tokens.freeze(layout, f"{self._name} {why}")
+
+    def label(self, layout: Layout, kind: str) -> None:
+        self._found.tokens.label(layout, kind)
+
+    def writes(
+        self, axis: int, weight: tuple[int, int], bias: tuple[int, int] | None = None, out: int = 0
+    ) -> None:
+        value = self.node.node.outputs[out]
+        axis %= len(self._found.layouts.get(value, {})) or 1
+        if value.name:
+            bias_place = None if bias is None or not self.rank(bias[0]) else self._place(*bias)
+            place = (value, axis)
+            self._found.writers.append(Use(self.node.node, place, self._place(*weight), bias_place))
+
+    def reads(self, index: int, axis: int, weight: tuple[int, int] | None = None) -> None:
+        place = self._place(index, axis)
+        other = None if weight is None else self._place(*weight)
+        self._found.readers.append(Use(self.node.node, place, other, index=index))
+
+    def _place(self, index: int, axis: int) -> Place:
+        value = self.node.node.inputs[index] if index < len(self.node.node.inputs) else None
+        if value is None:
+            raise Unmatched(f"its input {index} is missing")
+        rank = len(sizes_of(value))
+        if not -rank <= axis < rank:
+            raise Unmatched(f"its input {index} has no axis {axis}")
+        return value, axis % rank
+
+    def _sized(self, layout: Layout, size: int | None) -> Layout:
+        if size is None or layout.size == size:
+            return layout
+        self._found.tokens.freeze(layout, f"{self._name} makes an axis of another size of them")
+        return fixed(size, f"{self._name} makes them")

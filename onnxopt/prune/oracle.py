@@ -1,0 +1,56 @@
+"""What a pruned model should give: the original, with the removed channels held at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.prune.apply import Gone, gone_from
+from onnxopt.prune.flow import Use, sizes_of, walk
+from onnxopt.prune.records import Group, Removal
+from onnxopt.rewrite.names import Names
+
+
+def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Model:
+    """A copy of the model in which what sums over the channels in `removal` sums zeros instead.
+
+    Its outputs are those of `remove(model, groups, removal)` up to rounding: the slices of the
+    weights that would be cut away meet zeros.
+    """
+    gone = gone_from(groups, removal)
+    copy = model.clone()
+    names = Names([copy.graph, *copy.graph.subgraphs()])
+    masked: dict[tuple[ir.Value, int], ir.Value] = {}
+    for use in walk(copy.graph).readers:
+        value, axis = use.place
+        if (str(value.name), axis) in gone:
+            current = use.node.inputs[use.index]
+            assert current is not None
+            if (current, axis) not in masked:
+                masked[current, axis] = _mask(use, current, axis, gone, names)
+            use.node.replace_input_with(use.index, masked[current, axis])
+    return copy
+
+
+def _mask(use: Use, value: ir.Value, axis: int, gone: Gone, names: Names) -> ir.Value:
+    """The value times zero where channels go and one elsewhere."""
+    sizes = sizes_of(use.place[0])
+    mask = np.ones([sizes[axis] or 0] + [1] * (len(sizes) - axis - 1))
+    mask[gone[str(use.place[0].name), axis]] = 0
+    graph = use.node.graph
+    assert isinstance(graph, ir.Graph)
+    dtype = value.dtype or ir.DataType.FLOAT
+    name = names.value(f"{use.place[0].name}_mask")
+    tensor = ir.tensor(mask.astype(dtype.numpy()), dtype=dtype, name=name)
+    constant = ir.Value(
+        name=name, type=ir.TensorType(dtype), shape=ir.Shape(mask.shape), const_value=tensor
+    )
+    graph.register_initializer(constant)
+    node = ir.Node("", "Mul", [value, constant], name=names.node(f"{name}_mul"))
+    made = node.outputs[0]
+    made.name = names.value(f"{use.place[0].name}_masked")
+    made.type, made.shape = value.type, value.shape
+    graph.insert_before(use.node, node)
+    return made

@@ -1,0 +1,96 @@
+"""What the tests of pruning share: models drawn as text, and the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper, parser
+
+from onnxopt import io
+from onnxopt.passes import shapes
+from onnxopt.prune.apply import remove
+from onnxopt.prune.groups import find_groups
+from onnxopt.prune.oracle import zeroed
+from onnxopt.prune.records import Group, Removal
+from onnxopt.runtime.sessions import evaluate
+
+
+def drawn(text: str, opset: int = 20, **weights: Any) -> ir.Model:
+    """A model from the text of its graph; `weights` are arrays, or shapes of random ones."""
+    proto = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": {opset}, "com.microsoft": 1]> {text}'
+    )
+    random = np.random.default_rng(0)
+    for name, given in weights.items():
+        array = given
+        if isinstance(given, (tuple, int)):
+            shape = given if isinstance(given, tuple) else (given,)
+            array = random.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    for index, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type.lower()}{index}"
+    model = io.load(proto)
+    shapes.infer(model)
+    return model
+
+
+def prunable(groups: tuple[Group, ...]) -> dict[str, Group]:
+    return {group.name: group for group in groups if not group.frozen}
+
+
+def some_of(groups: tuple[Group, ...], ratio: float = 0.5, seed: int = 0) -> Removal:
+    """A share of the channels of every group that may be pruned, at random, never all."""
+    random = np.random.default_rng(seed)
+    found = {}
+    for group in groups:
+        count = min(max(1, round(group.size * ratio)), group.size - 1)
+        if not group.frozen and count:
+            taken = random.choice(group.size, count, replace=False)
+            found[group.name] = tuple(sorted(int(index) for index in taken))
+    return found
+
+
+def feeds_of(model: ir.Model, size: int = 2) -> dict[str, np.ndarray]:
+    """Random inputs; open dims are of `size`."""
+    random = np.random.default_rng(1)
+    found = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None and value.dtype is not None
+        dims = [dim if isinstance(dim, int) else size for dim in value.shape]
+        if value.dtype.is_integer():
+            found[str(value.name)] = random.integers(0, 4, dims).astype(value.dtype.numpy())
+        else:
+            found[str(value.name)] = random.standard_normal(dims).astype(value.dtype.numpy())
+    return found
+
+
+def outputs_of(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    copy = model.clone()
+    shapes.restore(copy)
+    proto = io.to_proto(copy)
+    onnx.checker.check_model(proto, full_check=True)
+    return evaluate(proto, feeds)
+
+
+def holds(model: ir.Model, removal: Removal, feeds: Any = None) -> ir.Model:
+    """Assert that pruning gives what the original gives with zeros; the pruned model."""
+    groups = find_groups(model)
+    assert removal
+    pruned = remove(model, groups, removal)
+    feeds = feeds or feeds_of(model)
+    expected = outputs_of(zeroed(model, groups, removal), feeds)
+    found = outputs_of(pruned, feeds)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        scale = float(np.abs(array).max(initial=0)) + 1e-6
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5 * scale, err_msg=name)
+    return pruned
+
+
+def shape_of(model: ir.Model, name: str) -> list[int]:
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    return list(tensor.shape.numpy())
