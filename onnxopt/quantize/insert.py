@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.errors import BadInput
-from onnxopt.quantize.plan import bias_behind, grid_of
+from onnxopt.quantize.plan import ABSORBED, absorbed_output, bias_behind, grid_of
 from onnxopt.quantize.records import Grid, QuantPlan, Range
+from onnxopt.quantize.units import is_dequantize
 from onnxopt.rewrite.hit import NodeView
 from onnxopt.rewrite.names import Names
 from onnxopt.rewrite.specs import QuantSpec, Role
@@ -77,24 +78,30 @@ class _Inserter:
         self._codes = codes
         self._biases = biases
         self._names = Names([model.graph, *model.graph.subgraphs()])
+        names = {choice.node for choice in plan.nodes if choice.quantize}
+        self._chosen = {node for node in model.graph if node.name in names}
 
     def run(self) -> None:
         chosen = {choice.node for choice in self._plan.nodes if choice.quantize}
-        nodes = [node for node in self._graph if node.name in chosen]
+        nodes = [node for node in self._graph if node in self._chosen]
         missing = chosen - {node.name for node in nodes}
         if missing:
             raise BadInput(
                 f"the plan names the node {min(missing)!r}, which the model does not have",
                 hint="make the plan anew for this model",
             )
+        made = {absorbed_output(value) for node in nodes for value in node.outputs if value.name}
+        hidden = [node for node in self._graph if self._looks_quantized(node)]
         for node in nodes:
             self._constants(node, self._specs[node.op_type])
         values = self._values()
         missing = set(self._plan.grids) - set(values)
         if missing:
             raise BadInput(f"the plan has a grid for {min(missing)!r}, which the model lacks")
-        for name in self._plan.grids:
-            self._pair(values[name], self._plan.grids[name])
+        for name, grid in self._plan.grids.items():
+            self._pair(values[name], grid, whole=values[name] in made)
+        for node in hidden:
+            self._widen(node)
 
     def _values(self) -> dict[str, ir.Value]:
         made = [value for node in self._graph for value in node.outputs]
@@ -154,11 +161,32 @@ class _Inserter:
             holder.resize_inputs(slot + 1)
         holder.replace_input_with(slot, value)
 
-    def _pair(self, value: ir.Value, grid: Grid) -> None:
-        """Let every reader of `value` read it through QuantizeLinear and DequantizeLinear."""
+    def _pair(self, value: ir.Value, grid: Grid, *, whole: bool) -> None:
+        """Let readers of `value` read it through QuantizeLinear and DequantizeLinear.
+
+        All of them do where an integer kernel writes the value, as it must not write both; else
+        only those that run in integers.
+        """
         name = value.name or ""
         users = list(value.uses())
+        integer = [use for use in users if use.node in self._chosen]
+        if not whole and integer:
+            users = integer
         slots = [i for i, output in enumerate(self._graph.outputs) if output is value]
+        result = self._pair_nodes(value, grid)
+        for node, index in users:
+            node.replace_input_with(index, result)
+        if not whole and integer:
+            return
+        for slot in slots:
+            self._graph.outputs[slot] = result
+            result.name, value.name = name, self._names.value(f"{name}_float")
+            for key, item in value.meta.items():
+                result.meta[key] = item
+
+    def _pair_nodes(self, value: ir.Value, grid: Grid) -> ir.Value:
+        """A new pair behind the value; what comes out of it."""
+        name = value.name or ""
         parameters = self._parameters(name, np.float32(grid.scale), grid.zero_point, grid.dtype)
         quantize = ir.Node("", "QuantizeLinear", [value, *parameters], name=f"{name}_quantize")
         codes = quantize.outputs[0]
@@ -176,13 +204,57 @@ class _Inserter:
             self._graph.insert_before(first, [quantize, dequantize])
         else:
             self._graph.insert_after(producer, [quantize, dequantize])
-        for node, index in users:
-            node.replace_input_with(index, result)
-        for slot in slots:
-            self._graph.outputs[slot] = result
-            result.name, value.name = name, self._names.value(f"{name}_float")
-            for key, item in value.meta.items():
-                result.meta[key] = item
+        return result
+
+    def _looks_quantized(self, node: ir.Node) -> bool:
+        """Whether a float product will stand between pairs.
+
+        onnxruntime takes it for one whose weights were forgotten, and rounds them, per tensor.
+        """
+        if node in self._chosen or not ops.is_standard(node, *_COMPLETED):
+            return False
+        source = node.inputs[0]
+        if source is None or (source.name or "") not in self._plan.grids:
+            return False
+        value = node.outputs[0]
+        while len(value.uses()) == 1 and not value.is_graph_output():
+            if (value.name or "") in self._plan.grids:
+                return True
+            reader = next(iter(value.uses())).node
+            if not ops.is_standard(reader, *ABSORBED):
+                return False
+            value = reader.outputs[0]
+        return (value.name or "") in self._plan.grids
+
+    def _widen(self, node: ir.Node) -> None:
+        """Let a float product read codes with a scale for each channel, all of them the same.
+
+        onnxruntime completes products only where the scale of what they read is a scalar.
+        """
+        value = node.inputs[0]
+        dequantize = None if value is None else value.producer()
+        weight = ops.constant(node.inputs[1])
+        if dequantize is None or not is_dequantize(dequantize) or weight is None:
+            return
+        name = dequantize.inputs[0].name or "" if dequantize.inputs[0] is not None else ""
+        channels, axis = _read_channels(node, tuple(weight.shape.numpy()))
+        scale, zero = (ops.constant(each) for each in dequantize.inputs[1:3])
+        if scale is None or zero is None or scale.size != 1:
+            return
+        spread = [np.full(channels, each.numpy().reshape(-1)[0]) for each in (scale, zero)]
+        parameters = self._parameters(name, spread[0], spread[1], spread[1].dtype.name)
+        own = ir.Node(
+            "", "DequantizeLinear", [dequantize.inputs[0], *parameters],
+            [ir.AttrInt64("axis", axis)], name=self._names.node(f"{node.name}_dequantize"),
+        )  # fmt: skip
+        result = own.outputs[0]
+        result.name = self._names.value(f"{node.name}_dequantized")
+        assert value is not None
+        result.type, result.shape = value.type, value.shape
+        self._graph.insert_before(node, own)
+        node.replace_input_with(0, result)
+        if not value.uses() and not value.is_graph_output():
+            self._graph.remove(dequantize, safe=True)
 
     def _parameters(self, name: str, scale: Any, zero_point: Any, dtype: str) -> list[ir.Value]:
         points = np.asarray(zero_point, dtype=dtype)
@@ -223,6 +295,21 @@ class _Inserter:
         )
         self._graph.register_initializer(value)
         return value
+
+
+_COMPLETED = ("Conv", "ConvTranspose", "Gemm")
+"""Float products that onnxruntime quantizes where they stand between pairs."""
+
+
+def _read_channels(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The number of channels that a product with a weight of this shape reads, and their axis."""
+    view = NodeView(node)
+    if node.op_type == "Conv":
+        return shape[1] * int(view.attr("group", 1)), 1
+    if node.op_type == "ConvTranspose":
+        return shape[0], 1
+    transposed = bool(view.attr("transA"))
+    return shape[1] if view.attr("transB") else shape[0], 0 if transposed else 1
 
 
 def _constant_codes(array: Array) -> tuple[Array, Grid]:

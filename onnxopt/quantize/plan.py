@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxopt import ops
 from onnxopt.errors import BadInput
 from onnxopt.quantize.records import Choice, Grid, QuantPlan, Range
+from onnxopt.quantize.units import is_dequantize
 from onnxopt.rewrite.hit import NodeView
 from onnxopt.rewrite.specs import QuantSpec, Role
 
@@ -28,6 +29,7 @@ def make_plan(
     *,
     target: str = "cpu",
     keep_float: frozenset[str] = frozenset(),
+    eager: bool = False,
 ) -> QuantPlan:
     """Choose the nodes to quantize and the grids of the values between them.
 
@@ -37,11 +39,12 @@ def make_plan(
         specs: How each operator is quantized.
         target: The target whose checks count.
         keep_float: Names of nodes that stay float.
+        eager: Also take nodes of which only a measurement can tell whether they pay.
     """
     if not any(target in spec.targets for spec in specs.values()):
         known = sorted({name for spec in specs.values() for name in spec.targets})
         raise BadInput(f"there is no target {target!r}", hint=f"choose one of {', '.join(known)}")
-    planner = _Planner(ranges, specs, target, keep_float)
+    planner = _Planner(ranges, specs, target, keep_float, eager)
     nodes = [node for node in model.graph if node.op_type != "Constant"]
     choices = [planner.first(node) for node in nodes]
     planner.settle(nodes)
@@ -83,11 +86,13 @@ class _Planner:
         specs: Mapping[str, QuantSpec],
         target: str,
         keep_float: frozenset[str],
+        eager: bool,
     ) -> None:
         self._ranges = ranges
         self._specs = specs
         self._target = target
         self._keep_float = keep_float
+        self._eager = eager
         self.chosen: dict[ir.Node, QuantSpec] = {}
 
     def first(self, node: ir.Node) -> Choice:
@@ -162,11 +167,20 @@ class _Planner:
         return any(reader in self.chosen for value in behind for reader in value.consumers())
 
     def _pays(self, node: ir.Node, spec: QuantSpec) -> bool:
-        before = [self._made_by(value) for value in self.reads(node, spec)]
-        known = bool(before) and all(maker in self.chosen for maker in before)
+        reads = self.reads(node, spec)
+        made = [self._made_by(value) in self.chosen for value in reads]
         if spec.role is Role.MOVE or node.op_type == "GlobalAveragePool":
+            known = bool(made) and all(made)
             return known and (self._feeds_integers(node) or spec.role is Role.ARITHMETIC)
-        return known
+        if self._eager:
+            return any(made)
+        codes = [known or self._has_codes(value) for value, known in zip(reads, made, strict=True)]
+        return any(made) and all(codes)
+
+    def _has_codes(self, value: ir.Value) -> bool:
+        """Whether the value is quantized anyway, for a product that reads it."""
+        chosen = (self.chosen.get(node) for node in value.consumers())
+        return any(spec is not None and spec.role is Role.PRODUCT for spec in chosen)
 
     def _made_by(self, value: ir.Value) -> ir.Node | None:
         """The node whose integer kernel writes the value, through an absorbed activation."""
@@ -184,7 +198,10 @@ class _Planner:
         spec = self._specs.get(node.op_type)
         if spec is None or not ops.is_standard(node):
             return f"no integer kernel is known for {node.op_type}"
-        if self._target not in spec.targets:
+        check = spec.targets.get(self._target)
+        if self._eager:
+            check = spec.measured.get(self._target, check)
+        if check is None:
             return spec.refused.get(self._target, f"{self._target} has no kernel for it")
         if node.name in self._keep_float:
             return "it was asked to stay float"
@@ -195,7 +212,19 @@ class _Planner:
             return "it does not compute in float32"
         if any(value.name not in self._ranges for value in values):
             return "no range is known for what it reads or writes"
-        return spec.targets[self._target](NodeView(node))
+        reason = check(NodeView(node))
+        return (reason and _why_not_constant(node, spec)) or reason
+
+
+def _why_not_constant(node: ir.Node, spec: QuantSpec) -> str:
+    """Why the weight of a product is no constant, where that is known."""
+    weight = node.inputs[spec.weight] if spec.weight is not None else None
+    if weight is None:
+        return ""
+    if weight.is_graph_input() and weight.is_initializer():
+        return "a caller may override its weight: freezing the inputs makes it a constant"
+    maker = weight.producer()
+    return "its weight is quantized already" if maker and is_dequantize(maker) else ""
 
 
 def bias_behind(node: ir.Node) -> tuple[ir.Node, int] | None:
@@ -227,6 +256,17 @@ def absorbed_output(value: ir.Value) -> ir.Value:
     if ops.is_standard(reader, *ABSORBED) and reader.inputs[0] is value and _starts_at_zero(reader):
         return reader.outputs[0]
     return value
+
+
+def behind(node: ir.Node) -> tuple[ir.Node, ...]:
+    """The nodes that the runtime fuses with a chosen one: between it and its absorbed output."""
+    found: list[ir.Node] = []
+    value = node.outputs[0]
+    end = absorbed_output(value)
+    while value is not end:
+        found.append(next(iter(value.uses())).node)
+        value = found[-1].outputs[0]
+    return tuple(found)
 
 
 def _is_bias_of(node: ir.Node, value: ir.Value | None) -> bool:

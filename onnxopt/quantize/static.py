@@ -20,10 +20,11 @@ from onnxopt.check.metric import Metric, Score, sqnr_db
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
+from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs
 from onnxopt.quantize.proof import Proof, prove
 from onnxopt.quantize.records import QuantPlan, Range
 from onnxopt.quantize.samples import Samples
-from onnxopt.quantize.search import Candidate, Island, put_back, sensitivities
+from onnxopt.quantize.search import Candidate, Island, Search, put_back, sensitivities
 from onnxopt.quantize.weights import Statistics
 from onnxopt.quantize.workshop import Workshop
 
@@ -32,6 +33,8 @@ Verdict = Literal["int8", "float", "over budget", "planned"]
 
 _LOOKED_AT = 8
 """Samples that sensitivities and layer errors are measured on."""
+_TIMED = 1
+"""Samples that nodes are timed on."""
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -68,7 +71,8 @@ class Outcome:
     `model` is the one to keep: the quantized one where `verdict` is "int8", else the float one.
     `best` is the best quantized model seen, None where nothing could be quantized. `layers` is the
     SQNR in dB of each value that carries a pair, all errors before it included; `islands` what each
-    costs alone, worst first, where that was looked for.
+    costs alone, worst first, where that was looked for. `costs` are the times of the nodes, where
+    they were measured.
     """
 
     verdict: Verdict
@@ -83,6 +87,7 @@ class Outcome:
     layers: Mapping[str, float] | None = None
     islands: tuple[Island, ...] = ()
     back: tuple[str, ...] = ()
+    costs: Costs | None = None
 
 
 def quantize_static(
@@ -122,6 +127,7 @@ def quantize_static(
     shop = Workshop(
         work, registry.quant_specs(), Statistics(ranges, {}, samples.calibration),
         settings.target if plan is None else plan.target, settings.methods, settings.threads,
+        eager=race is not None,
     )  # fmt: skip
     run = _Run(model, shop, samples, settings, progress)
     made = plan if plan is not None else shop.plan()
@@ -153,28 +159,48 @@ class _Run:
         if not any(choice.quantize for choice in plan.nodes):
             return self._nothing(plan)
         self._progress(0.0, "quantizing")
-        reasons: dict[str, str] = {}
-        found = self.judge(plan)
-        proof = prove(found.model)
-        planned = {choice.node for choice in plan.nodes if choice.quantize}
-        stayed = [node for node in proof.stayed_float if node.name in planned]
-        if stayed and not given:
-            reasons = {node.name: f"{node.reason} ({node.rule})" for node in stayed}
-            plan = self._shop.plan(reasons)
-            if not any(choice.quantize for choice in plan.nodes):
-                return self._nothing(plan)
+        if given:
+            return self._outcome(self.judge(plan), (), True, race)
+        plan, reasons = self._runs(plan)
+        if not any(choice.quantize for choice in plan.nodes):
+            return self._nothing(plan)
+        search = self._search(plan, reasons, race)
+        quick = search.divided()
+        if not search.costs.measured or not quick.integers:
             found = self.judge(plan)
-            proof = prove(found.model)
+        else:
+            found = self.judge(search.plan_for(quick, quick)[0])
         islands: tuple[Island, ...] = ()
-        if not found.score.within(self._settings.max_drop) and not given:
-            islands = sensitivities(self._shop, plan, self._looked_at, self._progress)
-            held, best = put_back(
-                self._shop, islands, reasons, self._settings.max_drop, self.judge, self._progress
+        if not found.score.within(self._settings.max_drop):
+            islands = sensitivities(
+                self._shop, found.plan, self._looked_at, self._progress, search.costs
             )
+            held, best = put_back(search, islands)
             if held is not None or (best is not None and best.score.drop < found.score.drop):
                 found = held or best or found
-                proof = prove(found.model)
-        return self._outcome(found, proof, islands, given, race)
+        return self._outcome(found, islands, False, race, search.costs)
+
+    def _runs(self, plan: QuantPlan) -> tuple[QuantPlan, dict[str, str]]:
+        """The plan without nodes that stay float in it all the same, and why each of them does."""
+        proof = prove(self._shop.build(plan, correct=False))
+        planned = {choice.node for choice in plan.nodes if choice.quantize}
+        stayed = [node for node in proof.stayed_float if node.name in planned]
+        reasons = {node.name: f"{node.reason} ({node.rule})" for node in stayed}
+        return (self._shop.plan(reasons) if reasons else plan), reasons
+
+    def _search(self, plan: QuantPlan, reasons: Mapping[str, str], race: Race | None) -> Search:
+        """What time is spent on, and with it the way to spend it better."""
+        shop, feeds = self._shop, self._held[:_TIMED]
+        model = shapes.declared_copy(shop.model)
+        if race is None:
+            costs = estimated_costs(model, plan, feeds[0], threads=shop.threads)
+        else:
+            self._progress(0.0, "timing each node")
+            quantized = shop.build(plan, correct=False)
+            costs = measured_costs(model, plan, quantized, feeds, threads=shop.threads)
+        return Search(
+            shop, plan, costs, self._settings.max_drop, self.judge, reasons, self._progress
+        )
 
     def judge(self, plan: QuantPlan, back: tuple[str, ...] = ()) -> Candidate:
         """Carry out a plan and score it on the samples kept apart."""
@@ -192,10 +218,10 @@ class _Run:
     def _outcome(
         self,
         found: Candidate,
-        proof: Proof,
         islands: tuple[Island, ...],
         given: bool,
         race: Race | None,
+        costs: Costs | None = None,
     ) -> Outcome:
         verdict, reason = self._verdict(found, given, race)
         return Outcome(
@@ -205,12 +231,13 @@ class _Run:
             plan=found.plan,
             ranges=self._shop.ranges,
             best=found.model,
-            proof=proof,
+            proof=prove(found.model),
             score=found.score,
             sqnr_db=found.sqnr_db,
             layers=self._shop.layer_noise(found.model, found.plan, self._looked_at),
             islands=islands,
             back=found.back,
+            costs=costs if costs is not None and costs.measured else None,
         )
 
     def _verdict(self, found: Candidate, given: bool, race: Race | None) -> tuple[Verdict, str]:

@@ -33,6 +33,7 @@ class Workshop:
         target: The target to plan for.
         methods: Weight methods, see weights.METHODS.
         threads: Threads of onnxruntime inside an operator.
+        eager: Plan nodes too of which only a measurement can tell whether they pay.
     """
 
     model: ir.Model
@@ -41,6 +42,7 @@ class Workshop:
     target: str
     methods: tuple[str, ...]
     threads: int = 0
+    eager: bool = False
     _codes: dict[tuple[str, Grid], tuple[Any, Any]] = field(default_factory=dict)
 
     @property
@@ -52,8 +54,9 @@ class Workshop:
         """A plan in which the nodes of `back` stay float, each for the reason given there."""
         back = back or {}
         plan = make_plan(
-            self.model, self.ranges, self.specs, target=self.target, keep_float=frozenset(back)
-        )
+            self.model, self.ranges, self.specs, target=self.target,
+            keep_float=frozenset(back), eager=self.eager,
+        )  # fmt: skip
         nodes = tuple(
             replace(choice, reason=back[choice.node])
             if choice.node in back and not choice.quantize

@@ -88,6 +88,7 @@ class Session:
         providers: Sequence[Provider] = (CPU,),
         threads: int = 0,
         config: Mapping[str, str] = _NO_FEEDS,
+        profile: Path | None = None,
     ) -> Session:
         """Load a model.
 
@@ -97,6 +98,7 @@ class Session:
             providers: Execution providers, first choice first; short names are fine.
             threads: Threads inside an operator; 0 lets onnxruntime choose.
             config: Session configuration entries, as onnxruntime names them.
+            profile: Let onnxruntime write what each node takes into a file of that prefix.
 
         Raises:
             RuntimeFailed: onnxruntime can't load the model.
@@ -104,6 +106,9 @@ class Session:
         """
         wanted = resolve(providers)
         options = _session_options(optimize, threads, config)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         source, kept = _loadable(model, options)
         try:
             native = onnxruntime.InferenceSession(source, options, providers=wanted)
