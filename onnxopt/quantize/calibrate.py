@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,13 +13,20 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.check.inputs import Feed
-from onnxopt.errors import BadInput
+from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.quantize.cache import Store
 from onnxopt.quantize.clipping import METHODS, WITH_HISTOGRAM, clipping
-from onnxopt.quantize.observe import BUDGET_BYTES, Activations, Observer, activations
+from onnxopt.quantize.observe import (
+    BUDGET_BYTES,
+    Activations,
+    Observer,
+    activations,
+    refuse_not_finite,
+)
 from onnxopt.quantize.records import Range
 from onnxopt.quantize.spool import numbered, repeatable
-from onnxopt.quantize.tally import Tally
+from onnxopt.quantize.stacking import Grouping
+from onnxopt.quantize.tally import Reading, Tally
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress: TypeAlias = "Callable[[float, str], None]"
@@ -44,9 +52,10 @@ def collect(
 ) -> dict[str, Range]:
     """The range of each float32 activation of the main graph, by name, in graph order.
 
-    The data is read once, sample by sample; a `cache` reads it once more to know it again. No more
-    than one sample's values are held at a time, and of those as many as fit in `budget_bytes`.
-    What only moves or clips another value is worked out from that one.
+    The data is read once; a `cache` reads it once more to know it again. One sample's values are
+    held at a time, and of those as many as fit in `budget_bytes`; small samples run a few at a time
+    where the model is seen to keep them apart. What only moves or clips another value is worked out
+    from that one.
 
     Args:
         model: A float model; it is not changed.
@@ -107,50 +116,96 @@ def _tallies(
             tallies[name] = Tally()
     if not missing:
         return tallies
-    groups = followers(found, missing)
-    observer = Observer(found, list(groups), threads=threads, budget_bytes=budget_bytes)
-    done = min(tallies[name].feeds for name in missing)
     total = count or (len(feeds) if isinstance(feeds, Sized) else 0)
-    try:
+    gatherer = _Gatherer(found, missing, tallies, histogram, threads, budget_bytes)
+
+    def waiting() -> Iterator[tuple[int, Feed]]:
+        done = min(tallies[name].feeds for name in missing)
         for number, feed in numbered(feeds, expected=count):
             if number <= done:
                 continue
             if progress is not None:
                 share = (number - 1) / total if total else 0.0
                 progress(share, f"calibrating, sample {number}")
-            for root, array in observer.arrays(feed, number):
-                _add(tallies, groups[root], array, number, histogram)
+            yield number, feed
+            del feed
+
+    try:
+        gatherer.gather(waiting())
     finally:
         if store is not None:
             store.save(tallies)
     return tallies
 
 
+class _Gatherer:
+    """Runs samples and adds what their values say to the tallies."""
+
+    def __init__(
+        self,
+        found: Activations,
+        names: Sequence[str],
+        tallies: dict[str, Tally],
+        histogram: bool,
+        threads: int,
+        budget_bytes: int,
+    ) -> None:
+        self._tallies = tallies
+        self._histogram = histogram
+        self._families = followers(found, names)
+        self._observer = Observer(
+            found, list(self._families), threads=threads, budget_bytes=budget_bytes
+        )
+        self._grouping = Grouping(self._observer.inputs, self._extremes)
+
+    def gather(self, feeds: Iterable[tuple[int, Feed]]) -> None:
+        """Add all samples; those that are in a tally already are left out of it."""
+        for first, group in self._grouping.groups(feeds):
+            try:
+                self._add(group, first)
+            except RuntimeFailed:
+                if len(group) == 1:
+                    raise
+                self._grouping.give_up()
+                for place, feed in enumerate(group):
+                    self._add([feed], first + place)
+            del group
+
+    def _add(self, group: Sequence[Feed], first: int) -> None:
+        readings: dict[str, Reading] = {}
+        for root, rows in self._observer.rows(group, first):
+            reading = Reading.of(rows, histogram=self._histogram)
+            wrong = reading.not_finite
+            if wrong is not None:
+                refuse_not_finite(root, rows[wrong], first + wrong)
+            for follower in self._families[root]:
+                self._add_value(follower, rows, reading, first)
+            readings[root] = replace(reading, histogram=None)
+        self._grouping.learn(group, first, readings, self._observer.bytes_a_sample)
+
+    def _add_value(self, follower: Follower, rows: Array, own: Reading, first: int) -> None:
+        name, low, high = follower
+        tally = self._tallies[name]
+        # A run that was interrupted may have added these samples, or some of them.
+        known = max(0, tally.feeds - (first - 1))
+        if known >= len(rows):
+            return
+        part: Reading | None = None if known else own.clipped(low, high)
+        if part is None:
+            part = Reading.of(np.clip(rows[known:], low, high), histogram=self._histogram)
+        self._tallies[name] = tally + part.tally()
+
+    def _extremes(self, group: Sequence[Feed], first: int) -> dict[str, Reading]:
+        return {
+            name: Reading.of(rows, histogram=False)
+            for name, rows in self._observer.rows(group, first)
+        }
+
+
 def _is_known(tally: Tally | None, count: int | None, histogram: bool) -> bool:
     if tally is None or count is None or tally.feeds != count:
         return False
     return tally.histogram is not None or not histogram
-
-
-def _add(
-    tallies: dict[str, Tally],
-    group: Sequence[Follower],
-    array: Array,
-    number: int,
-    histogram: bool,
-) -> None:
-    """Add one sample of a value to its own tally and to those of its followers."""
-    own = Tally.of(array, histogram=histogram)
-    for name, low, high in group:
-        # A run that was interrupted may have added this sample to some values.
-        if tallies[name].feeds >= number:
-            continue
-        part: Tally | None = own
-        if low != -math.inf or high != math.inf:
-            part = own.clipped(low, high)
-        if part is None:
-            part = Tally.of(np.clip(array, low, high), histogram=histogram)
-        tallies[name] = tallies[name] + part
 
 
 def followers(found: Activations, names: Iterable[str]) -> dict[str, list[Follower]]:

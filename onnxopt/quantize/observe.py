@@ -15,6 +15,7 @@ from onnxopt import ops
 from onnxopt.check.inputs import Feed, InputSpec, checked_feed, inputs_of
 from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.passes.shapes import infer
+from onnxopt.quantize.stacking import stack
 from onnxopt.runtime.sessions import Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -26,6 +27,7 @@ BUDGET_BYTES = 256 << 20
 _ASLEEP = {"session.intra_op.allow_spinning": "0"}
 _SHARING = {**_ASLEEP, "session.disable_prepacking": "1"}
 _SIZE = "onnxopt_size_"
+_BROADCASTING = ops.ELEMENTWISE_UNARY | ops.ELEMENTWISE_BINARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Observer:
         self._sizing: Session | None = None
         self._largest: dict[str, tuple[int, ...]] = {}
         self._parts: list[tuple[str, ...]] = []
+        self.bytes_a_sample = 0
 
     def arrays(self, feed: Feed, number: int) -> Iterator[tuple[str, Array]]:
         """Each value with its name: float32 arrays, known to be finite.
@@ -125,15 +128,46 @@ class Observer:
                 infinite; the message names it.
             RuntimeFailed: The feed does not run.
         """
+        for name, array in self._raw(self._checked(feed, number), number):
+            refuse_not_finite(name, array, number)
+            yield name, array
+
+    def rows(self, feeds: Sequence[Feed], first: int) -> Iterator[tuple[str, Array]]:
+        """The same for samples that run as one, as [samples, elements], finite or not.
+
+        `first` is the number of the first of them. What they are stacked along has to be the
+        outermost dim of every value, or none of it.
+
+        Raises:
+            BadInput: A feed does not fit the model, or has no element at all.
+            RuntimeFailed: The feeds do not run.
+        """
+        checked = [self._checked(feed, first + i) for i, feed in enumerate(feeds)]
+        together = stack(checked)
+        handed = 0
+        for name, array in self._raw(together, first):
+            handed += array.nbytes
+            yield name, _as_rows(array, len(feeds))
+        self.bytes_a_sample = handed // len(feeds)
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs of the model."""
+        return self._inputs
+
+    def _checked(self, feed: Feed, number: int) -> Feed:
         feed = checked_feed(feed, self._inputs, f"sample {number}")
         _refuse_empty(feed, number)
+        return feed
+
+    def _raw(self, feed: Feed, number: int) -> Iterator[tuple[str, Array]]:
         for name in self._given:
-            yield name, _finite(name, feed[name], number)
+            yield name, np.asarray(feed[name])
         for part in self._partition(feed, number):
             arrays = self._run(self._session(part), feed, list(part), number)
             arrays.reverse()
             for name in part:
-                yield name, _finite(name, arrays.pop(), number)
+                yield name, np.asarray(arrays.pop())
 
     def _partition(self, feed: Feed, number: int) -> list[tuple[str, ...]]:
         """The names in parts whose values are small enough to be handed out together."""
@@ -157,7 +191,7 @@ class Observer:
     def _sizes(self, feed: Feed, number: int) -> dict[str, int]:
         """Bytes of each value for this feed, from known shapes or else from a run that counts."""
         dims = _bound_dims(self._inputs, feed)
-        known = {name: _elements(self._values.get(name), dims) for name in self._made}
+        known = {name: _most_elements(self._values.get(name), dims) for name in self._made}
         open_names = [name for name, size in known.items() if size is None]
         if open_names:
             if self._sizing is None:
@@ -277,6 +311,16 @@ def _elements(value: ir.Value | None, dims: Mapping[str, int]) -> int | None:
     return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
 
+def _most_elements(value: ir.Value | None, dims: Mapping[str, int]) -> int | None:
+    """The elements of a value, or of one that it is broadcast into; None where neither is known."""
+    found = _elements(value, dims)
+    if found is not None or value is None:
+        return found
+    readers = (node for node in value.consumers() if ops.is_standard(node, *_BROADCASTING))
+    bounds = (_elements(node.outputs[0], dims) for node in readers)
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
 def _refuse_empty(feed: Feed, number: int) -> None:
     arrays = [value for value in feed.values() if isinstance(value, np.ndarray)]
     if arrays and all(array.size == 0 for array in arrays):
@@ -286,12 +330,18 @@ def _refuse_empty(feed: Feed, number: int) -> None:
         )
 
 
-def _finite(name: str, array: Any, number: int) -> Array:
-    found = np.asarray(array)
-    if found.size and not (np.isfinite(found.min()) and np.isfinite(found.max())):
-        what = "NaN" if np.isnan(found).any() else "an infinity"
+def refuse_not_finite(name: str, array: Array, number: int) -> None:
+    """Raise BadInput if an array holds NaN or an infinity."""
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        what = "NaN" if np.isnan(array).any() else "an infinity"
         raise BadInput(
             f"the value {name!r} holds {what} in sample {number}",
             hint="look at the sample; if the model means it so (a mask), leave the value out",
         )
-    return found
+
+
+def _as_rows(array: Array, count: int) -> Array:
+    """The part of each sample as a row; what does not grow with them belongs to all."""
+    if count == 1 or (array.ndim and len(array) and len(array) % count == 0):
+        return array.reshape(count, -1)
+    return np.broadcast_to(array.reshape(1, -1), (count, array.size))

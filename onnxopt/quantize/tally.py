@@ -90,11 +90,7 @@ class Tally:
     @classmethod
     def of(cls, array: Array, *, histogram: bool) -> Tally:
         """The tally of one sample: a finite float32 array of any shape."""
-        if array.size == 0:
-            return cls(1, histogram=Histogram(_FINEST, _no_counts()) if histogram else None)
-        low, high = float(array.min()), float(array.max())
-        counted = _histogram(array, low, high) if histogram else None
-        return cls(1, 1, low, high, low, high, counted)
+        return Reading.of(array.reshape(1, -1), histogram=histogram).tally()
 
     def __add__(self, other: Tally) -> Tally:
         if not self.feeds or not other.feeds:
@@ -111,18 +107,6 @@ class Tally:
             self.high_sum + other.high_sum,
             counted,
         )
-
-    def clipped(self, low: float, high: float) -> Tally | None:
-        """One sample's tally after clipping; None where it would want other bins."""
-        if self.filled == 0:
-            return self
-        least, most = (max(low, min(high, bound)) for bound in (self.low, self.high))
-        counted = self.histogram
-        if counted is not None:
-            if counted.exponent != _exponent(least, most):
-                return None
-            counted = counted.clipped(low, high)
-        return Tally(self.feeds, 1, least, most, least, most, counted)
 
     def to_data(self) -> dict[str, Any]:
         """The tally as JSON holds it."""
@@ -153,6 +137,67 @@ class Tally:
         low, high = float(data["low"]), float(data["high"])
         sums = float(data["low_sum"]), float(data["high_sum"])
         return cls(feeds, filled, low, high, *sums, histogram)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one run told of a value for `feeds` samples.
+
+    `lows` and `highs`, float64, are the smallest and the largest element of each sample; they are
+    empty where the value is.
+    """
+
+    feeds: int
+    lows: Array
+    highs: Array
+    histogram: Histogram | None = None
+
+    @classmethod
+    def of(cls, rows: Array, *, histogram: bool) -> Reading:
+        """The reading of a float32 array [samples, elements]."""
+        if rows.size == 0:
+            none = np.zeros(0)
+            return cls(
+                len(rows), none, none, Histogram(_FINEST, _no_counts()) if histogram else None
+            )
+        lows, highs = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
+        finite = bool(np.isfinite(lows).all() and np.isfinite(highs).all())
+        counted = None
+        if histogram and finite:
+            counted = _histogram(rows, float(lows.min()), float(highs.max()))
+        return cls(len(rows), lows, highs, counted)
+
+    @property
+    def not_finite(self) -> int | None:
+        """The first sample, from 0, with a NaN or an infinity in it."""
+        found = np.flatnonzero(~(np.isfinite(self.lows) & np.isfinite(self.highs)))
+        return int(found[0]) if found.size else None
+
+    def clipped(self, low: float, high: float) -> Reading | None:
+        """The same after clipping; None where it would want other bins."""
+        if self.lows.size == 0:
+            return self
+        lows, highs = np.clip(self.lows, low, high), np.clip(self.highs, low, high)
+        counted = self.histogram
+        if counted is not None:
+            if counted.exponent != _exponent(float(lows.min()), float(highs.max())):
+                return None
+            counted = counted.clipped(low, high)
+        return Reading(self.feeds, lows, highs, counted)
+
+    def tally(self) -> Tally:
+        """The tally of these samples alone."""
+        if self.lows.size == 0:
+            return Tally(self.feeds, histogram=self.histogram)
+        return Tally(
+            self.feeds,
+            self.feeds,
+            float(self.lows.min()),
+            float(self.highs.max()),
+            float(self.lows.sum()),
+            float(self.highs.sum()),
+            self.histogram,
+        )
 
 
 def _histogram(array: Array, low: float, high: float) -> Histogram:

@@ -17,6 +17,7 @@ from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.quantize.calibrate import collect
 from onnxopt.quantize.observe import Observer, activations
 from onnxopt.quantize.records import Range
+from onnxopt.quantize.stacking import MOST
 from onnxopt.runtime.sessions import Session
 
 CHAIN = """
@@ -249,16 +250,16 @@ def test_an_interrupt_between_two_values_counts_no_sample_twice(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     feeds = rows((1, 1), (-2, 4), (3, -7))
-    true_arrays = Observer.arrays
+    true_rows = Observer.rows
 
-    def cut_short(self: Observer, feed: Any, number: int) -> Iterator[Any]:
-        arrays = true_arrays(self, feed, number)
+    def cut_short(self: Observer, feeds: Any, first: int) -> Iterator[Any]:
+        arrays = true_rows(self, feeds, first)
         yield next(arrays)
-        if number == 2:
+        if first == 2:
             raise KeyboardInterrupt
         yield from arrays
 
-    monkeypatch.setattr(Observer, "arrays", cut_short)
+    monkeypatch.setattr(Observer, "rows", cut_short)
     with pytest.raises(KeyboardInterrupt):
         ranges(CHAIN, feeds, method="average", cache=tmp_path)
     monkeypatch.undo()
@@ -270,7 +271,7 @@ def test_ranges_are_found_again_by_content(tmp_path: Path, monkeypatch: Any) -> 
     feeds = rows((1, 1), (-2, 4))
     first = ranges(CHAIN, feeds, method="mse", cache=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 1
-    monkeypatch.setattr(Observer, "arrays", lambda *_: pytest.fail("the model ran again"))
+    monkeypatch.setattr(Observer, "rows", lambda *_: pytest.fail("the model ran again"))
     assert ranges(CHAIN, feeds, method="mse", cache=tmp_path) == first
     # Every method reads the same tallies.
     assert ranges(CHAIN, iter(feeds), method="minmax", cache=tmp_path)["x"] == Range(-2, 4)
@@ -315,7 +316,7 @@ def test_a_source_that_runs_dry_on_the_second_reading_is_told(tmp_path: Path) ->
         ranges(CHAIN, Once(), cache=tmp_path)
 
 
-def test_memory_holds_one_sample_at_a_time() -> None:
+def test_memory_holds_no_more_than_a_group_of_samples() -> None:
     alive: list[int] = []
 
     class Feed(dict[str, Any]):
@@ -329,5 +330,61 @@ def test_memory_holds_one_sample_at_a_time() -> None:
         def __del__(self) -> None:
             Feed.count -= 1
 
-    ranges(CHAIN, (Feed(feed) for feed in rows(*[(1, 1)] * 20)), method="percentile")
-    assert max(alive) <= 2
+    ranges(CHAIN, (Feed(feed) for feed in rows(*[(i, 1) for i in range(60)])))
+    assert max(alive) <= MOST + 1
+
+
+def counted_runs(monkeypatch: Any) -> list[int]:
+    """How many samples each run takes, one after the other."""
+    seen: list[int] = []
+    true_rows = Observer.rows
+
+    def counting(self: Observer, feeds: Any, first: int) -> Iterator[Any]:
+        seen.append(len(feeds))
+        return true_rows(self, feeds, first)
+
+    monkeypatch.setattr(Observer, "rows", counting)
+    return seen
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_samples_run_together_where_that_changes_nothing(method: str, monkeypatch: Any) -> None:
+    random = np.random.default_rng(0)
+    feeds = [{"x": random.standard_normal((1, 2)).astype(np.float32)} for _ in range(40)]
+    fixed = ranges(CHAIN.replace("[N,2]", "[1,2]"), feeds, method=method)
+    seen = counted_runs(monkeypatch)
+    assert ranges(CHAIN, feeds, method=method) == fixed
+    # Two alone, the same two as one to compare, then groups.
+    assert seen == [1, 1, 2, MOST, MOST, 40 - 2 - 2 * MOST]
+
+
+def test_samples_that_a_model_mixes_run_alone(monkeypatch: Any) -> None:
+    text = """g (float[N,2] x) => (float[N,2] y) <int64[1] first = {0}>
+    { m = ReduceMax<keepdims = 1>(x, first) y = Div(x, m) }"""
+    seen = counted_runs(monkeypatch)
+    found = ranges(text, rows((1, 1), (2, 4), (8, 8)))
+    assert found["y"] == Range(1, 1)
+    assert seen == [1, 1, 2, 1]
+
+
+def test_groups_end_where_the_size_of_a_sample_changes(monkeypatch: Any) -> None:
+    text = "g (float[N,M] x) => (float[N,M] y) { y = Neg(x) }"
+    feeds = [{"x": np.full((1, 3 if i < 10 else 5), i, np.float32)} for i in range(20)]
+    seen = counted_runs(monkeypatch)
+    assert ranges(text, feeds)["x"] == Range(0, 19)
+    assert seen == [1, 1, 2, 8, 10]
+
+
+def test_the_sample_of_a_group_that_is_not_finite_is_named() -> None:
+    bad = [(i, np.inf if i == 30 else 1) for i in range(40)]
+    with pytest.raises(BadInput, match=r"'x' holds an infinity in sample 31"):
+        ranges(CHAIN, rows(*bad))
+
+
+def test_a_group_that_does_not_run_is_run_one_by_one(monkeypatch: Any) -> None:
+    # There are two rows to add: a third sample has none.
+    text = """g (float[N,2] x) => (float[K,2] y) <float[2,2] w = {1.0, 2.0, 1.0, 2.0},
+    int64[1] zero = {0}> { n = Shape<end = 1>(x) r = Slice(w, zero, n) y = Add(x, r) }"""
+    seen = counted_runs(monkeypatch)
+    assert ranges(text, rows(*[(i, i) for i in range(6)]))["y"] == Range(1, 7)
+    assert seen == [1, 1, 2, 4, 1, 1, 1, 1]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxopt.quantize.tally import BINS, Histogram, Tally
+from onnxopt.quantize.tally import BINS, Histogram, Reading, Tally
 
 NUMBER = st.floats(-(2.0**40), 2.0**40, width=32).filter(lambda x: x == 0 or abs(x) > 1e-20)
 NUMBERS = st.lists(NUMBER, min_size=1, max_size=30)
@@ -17,6 +17,10 @@ NUMBERS = st.lists(NUMBER, min_size=1, max_size=30)
 
 def _of(numbers: list[float]) -> Tally:
     return Tally.of(np.array(numbers, np.float32), histogram=True)
+
+
+def _read(numbers: list[float]) -> Reading:
+    return Reading.of(np.array([numbers], np.float32), histogram=True)
 
 
 def _histogram(tally: Tally) -> Histogram:
@@ -45,11 +49,11 @@ def test_a_clipped_tally_is_the_tally_of_clipped_numbers(
     numbers: list[float], low: float, span: float
 ) -> None:
     high = float(np.float32(low + span))
-    clipped = _of(numbers).clipped(low, high)
+    clipped = _read(numbers).clipped(low, high)
     direct = _of(np.clip(np.array(numbers, np.float32), low, high).tolist())
     if clipped is None:
         return
-    assert clipped.to_data() == direct.to_data()
+    assert clipped.tally().to_data() == direct.to_data()
 
 
 def test_the_larger_side_fills_more_than_half_of_its_bins() -> None:
@@ -58,11 +62,11 @@ def test_the_larger_side_fills_more_than_half_of_its_bins() -> None:
 
 
 def test_clipping_to_beyond_the_range_asks_for_other_bins() -> None:
-    assert _of([0.0, 0.5]).clipped(3.0, 4.0) is None
+    assert _read([0.0, 0.5]).clipped(3.0, 4.0) is None
 
 
 def test_clipping_away_nearly_all_of_a_range_asks_for_finer_bins() -> None:
-    assert _of([-100.0, 0.5]).clipped(0.0, math.inf) is None
+    assert _read([-100.0, 0.5]).clipped(0.0, math.inf) is None
 
 
 def test_a_sample_without_elements_counts_as_seen_and_not_as_filled() -> None:
@@ -80,3 +84,17 @@ def test_a_tally_comes_back_from_json_as_it_was(numbers: list[float]) -> None:
     again = Tally.from_data(tally.to_data())
     assert np.array_equal(_histogram(again).counts, _histogram(tally).counts)
     assert again.to_data() == tally.to_data()
+
+
+def test_rows_are_samples() -> None:
+    rows = np.array([[1, -2], [0, 5]], np.float32)
+    together = Reading.of(rows, histogram=True).tally()
+    apart = Tally.of(rows[0], histogram=True) + Tally.of(rows[1], histogram=True)
+    assert together.to_data() == apart.to_data()
+    assert (together.low_sum, together.high_sum) == (-2, 6)
+
+
+def test_the_sample_that_is_not_finite_is_told() -> None:
+    rows = np.array([[1, 2], [3, 4], [5, np.nan]], np.float32)
+    assert Reading.of(rows, histogram=True).not_finite == 2
+    assert Reading.of(rows[:2], histogram=True).not_finite is None
