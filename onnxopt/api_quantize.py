@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from onnxopt import api, io
+from onnxopt.bench.cost import cost
 from onnxopt.bench.timing import Timing
 from onnxopt.bench.timing import bench as time_models
 from onnxopt.check.metric import metric as metric_of
@@ -20,7 +21,7 @@ from onnxopt.quantize import samples, static
 from onnxopt.quantize.clipping import METHODS
 from onnxopt.quantize.records import QuantPlan
 from onnxopt.quantize.weights import METHODS as WEIGHT_METHODS
-from onnxopt.report.quantization import QuantizationReport, layers_of
+from onnxopt.report.quantization import QuantizationReport, layers_of, stages_of
 from onnxopt.report.record import Versions
 
 Progress: TypeAlias = "Callable[[float, str], None]"
@@ -153,8 +154,8 @@ def quantize(
 
     def race(left: ir.Model, right: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> static.Speed:
         timing = time_models(
-            [left, right],
-            names=("float", "int8"),
+            [left, right] if optimize is None else [left, right, original],
+            names=("float", "int8") if optimize is None else ("float", "int8", "original"),
             feeds=feeds[:_TIMED],
             threads=threads,
             progress=say,
@@ -190,6 +191,12 @@ def quantize(
         seconds=time.perf_counter() - started,
         strict=strict,
         optimization=fresh.report,
+        stages=stages_of(
+            fresh.report,
+            None if outcome.best is None else cost(outcome.best),
+            timings[0] if timings else None,
+            outcome.score,
+        ),
     )
     result = QuantizeResult(outcome.model, report, outcome.plan, outcome.best)
     if output is not None and not plan_only and (report.passed or keep_best):

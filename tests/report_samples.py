@@ -10,9 +10,11 @@ from onnxopt.bench.cost import Cost
 from onnxopt.bench.statistics import Interval
 from onnxopt.bench.timing import Comparison, Side, Timing
 from onnxopt.check.compare import OutputDifference
+from onnxopt.check.metric import Score
 from onnxopt.check.parity import Parity
 from onnxopt.config import Exactness, Options
 from onnxopt.passes.base import Refusal, Step
+from onnxopt.report.quantization import Layer, QuantizationReport, stages_of
 from onnxopt.report.record import Report, Versions
 
 COST = Cost(
@@ -83,3 +85,55 @@ def timing(verdict: Any = "faster", ratio: float = 2.0, peak: int | None = None)
         feeds=1,
         seconds=3.0,
     )
+
+
+def layers(count: int, name: str = "conv") -> tuple[Layer, ...]:
+    """Nodes in the model's order, the later the worse; each third stays float."""
+    return tuple(
+        Layer(f"{name}_{i}", "Conv", "float", "it reads 3 channels")
+        if i % 3 == 0
+        else Layer(
+            f"{name}_{i}",
+            "Conv",
+            "QLinearConv",
+            "it has a kernel",
+            low=-1.5,
+            high=2.5,
+            scale=0.0157,
+            zero_point=96,
+            bits="uint8",
+            weight="int8 per channel",
+            sqnr_db=40.0 - 20.0 * i / count,
+            float_milliseconds=0.04,
+            milliseconds=0.02,
+        )
+        for i in range(count)
+    )
+
+
+def quantization(**changes: Any) -> QuantizationReport:
+    """A plain report of a quantization, with what a test wants to be different."""
+    found = report()
+    score = Score("agreement", 1.0, 0.985, 0.004, 200)
+    plain = QuantizationReport(
+        source="in.onnx",
+        output="out.onnx",
+        target="cpu",
+        verdict="int8",
+        reason="it holds the budget and runs at 2.00x",
+        score=score,
+        max_drop=0.015,
+        sqnr_db=28.5,
+        layers=layers(6),
+        islands=(),
+        back=(),
+        borders={"QuantizeLinear": 1, "DequantizeLinear": 1},
+        timing=None,
+        float_bytes=1_120_000,
+        bytes=338_000,
+        versions=VERSIONS,
+        notes=("10 runs kept apart",),
+        optimization=found,
+        stages=stages_of(found, replace(COST, bytes=338_000), None, score),
+    )
+    return replace(plain, **changes)

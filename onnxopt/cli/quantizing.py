@@ -144,7 +144,7 @@ def carry_out(
 ) -> int:
     """Quantize, write and tell what was asked for; the exit code. `asked` goes to the API."""
     from onnxopt import api_quantize
-    from onnxopt.report.quantization import quantization_page
+    from onnxopt.report.quantization_page import quantization_page
 
     with Progress(quiet=quiet or as_json) as progress:
         result = api_quantize.quantize(

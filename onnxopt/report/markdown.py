@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from onnxopt.report.page import Heading, Line, Page, Table
+from onnxopt.report.page import (
+    Bars,
+    Block,
+    Curve,
+    Heading,
+    Line,
+    Page,
+    Summary,
+    Table,
+    bar_text,
+    curve_rows,
+)
+
+_BAR = 24
+_SPARK = 48
 
 
 def markdown(page: Page) -> str:
@@ -10,11 +24,19 @@ def markdown(page: Page) -> str:
     return "\n\n".join(map(_block, page)) + "\n"
 
 
-def _block(block: Heading | Line | Table) -> str:
+def _block(block: Block) -> str:
     if isinstance(block, Heading):
         return f"## {_escaped(block.text)}"
     if isinstance(block, Line):
         return _escaped(block.text)
+    if isinstance(block, Summary):
+        return f"## In short\n\n{_escaped(block.text)}"
+    if isinstance(block, Bars):
+        rows = ((b.name, b.text, bar_text(b.length, block.longest, _BAR)) for b in block.bars)
+        return _table(Table((block.columns[0], f">{block.columns[1]}", ""), tuple(rows)))
+    if isinstance(block, Curve):
+        columns = (block.y, ">lowest", ">highest", f"over {block.x}")
+        return _table(Table(columns, tuple(curve_rows(block, _SPARK))))
     return _table(block)
 
 

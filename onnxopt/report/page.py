@@ -1,4 +1,4 @@
-"""A page: what a record has to say, before it is drawn for a terminal or as Markdown."""
+"""A page: what a record has to say, before it is drawn for a terminal, as Markdown or as HTML."""
 
 from __future__ import annotations
 
@@ -32,7 +32,69 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-Block: TypeAlias = Heading | Line | Table
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A named length, 0 or more, with the words that say it; `was` is what it was before."""
+
+    name: str
+    length: float
+    text: str
+    was: float | None = None
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Bars of one scale under each other; `columns` say what the names and the words are."""
+
+    columns: tuple[str, str]
+    bars: tuple[Bar, ...]
+
+    @property
+    def longest(self) -> float:
+        """The length that fills the width; never 0."""
+        return max((max(bar.length, bar.was or 0.0) for bar in self.bars), default=0.0) or 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points (x, y) in the order of x, with a name each where they have one."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Series over the same axes; `x` and `y` say what is measured. `limit` is a y to stay above."""
+
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number that changed: what it is of, what it was, what it is, and by how much."""
+
+    name: str
+    before: str
+    after: str
+    change: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The page in a sentence, and the figures it rests on."""
+
+    text: str
+    tone: Tone = "plain"
+    figures: tuple[Figure, ...] = ()
+
+
+Block: TypeAlias = Heading | Line | Table | Bars | Curve | Summary
 Page: TypeAlias = tuple[Block, ...]
 
 
@@ -40,6 +102,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[Bloc
     """A table, or nothing where there are no rows."""
     cells = tuple(tuple(str(cell) for cell in row) for row in rows)
     return [Table(tuple(columns), cells)] if cells else []
+
+
+def bars(columns: tuple[str, str], rows: Iterable[Bar]) -> list[Block]:
+    """Bars, or nothing where there are none."""
+    found = tuple(rows)
+    return [Bars(columns, found)] if found else []
 
 
 def section(title: str, blocks: Iterable[Block]) -> list[Block]:
@@ -87,3 +155,36 @@ def listing(items: Sequence[str], *, most: int = 3) -> str:
     """The first items, and how many more there are."""
     shown = ", ".join(items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+_STEPS = "▁▂▃▄▅▆▇█"
+
+
+def bar_text(length: float, longest: float, width: int) -> str:
+    """A bar of blocks; one that is not 0 is seen."""
+    share = min(length / longest, 1.0) if longest else 0.0
+    return "█" * (max(1, round(share * width)) if share > 0 else 0)
+
+
+def spark_text(series: Series, width: int) -> str:
+    """The series as a line of blocks; the smallest of those that share a block is shown."""
+    heights = [y for _, y in series.points]
+    low, high = min(heights), max(heights)
+    count = min(width, len(heights))
+    found = []
+    for index in range(count):
+        start, end = (len(heights) * (index + step) // count for step in (0, 1))
+        share = (min(heights[start:end]) - low) / ((high - low) or 1.0)
+        found.append(_STEPS[round(share * (len(_STEPS) - 1))])
+    return "".join(found)
+
+
+def curve_rows(curve: Curve, width: int) -> list[tuple[str, str, str, str]]:
+    """What stands for a curve where nothing can be drawn: name, smallest, largest, shape."""
+    rows = []
+    for series in curve.series:
+        heights = [y for _, y in series.points]
+        if heights:
+            ends = (f"{min(heights):.4g}", f"{max(heights):.4g}")
+            rows.append((series.name, *ends, spark_text(series, width)))
+    return rows

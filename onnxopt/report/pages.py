@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from onnxopt.report.page import (
+    Bar,
     Block,
     Line,
     Page,
+    Summary,
     Tone,
+    bars,
     bytes_text,
     change_text,
     count_text,
@@ -18,7 +21,8 @@ from onnxopt.report.page import (
     section,
     table,
 )
-from onnxopt.report.record import RefusalGroup, Report
+from onnxopt.report.record import RefusalGroup, Report, Versions
+from onnxopt.report.stages import stage_figures, stage_of
 
 if TYPE_CHECKING:
     from onnxopt.bench.cost import Cost
@@ -36,25 +40,34 @@ SPEED: dict[str, tuple[str, Tone]] = {
 
 def report_page(report: Report, *, verbose: bool = False) -> Page:
     """The whole of an optimization: sizes, what fired, what did not and why, proof and timing."""
-    blocks = [
-        *section(f"{report.source} → {report.output}", _sizes(report.before, report.after)),
-        *section("What fired", _fired(report, verbose)),
+    title = f"{report.source} → {report.output}"
+    blocks = section(title, _sizes(report.before, report.after))
+    blocks += optimization_blocks(report, verbose=verbose)
+    if report.timing is not None:
+        blocks += section("Speed", timing_blocks(report.timing, pictures=verbose))
+    blocks += section("Run", [Line(circumstances(report.versions, report.seconds), "quiet")])
+    return (*blocks, _in_short(report))
+
+
+def optimization_blocks(report: Report, *, verbose: bool = True) -> list[Block]:
+    """What fired, what was undone, what did not apply and why, and the proof."""
+    blocks = section("What fired", _fired(report, verbose))
+    if verbose:
+        blocks += section("Operators", _operators(report.before, report.after))
+    blocks += [
         *section("Undone", _undone(report)),
         *section("What did not apply, and why", _refusals(report.refusals, verbose)),
         *section("Good to know", [Line(note) for note in report.notes]),
     ]
     if report.parity is not None:
         blocks += section("Proof", parity_blocks(report.parity, verbose=verbose))
-    if report.timing is not None:
-        blocks += section("Speed", timing_blocks(report.timing))
-    blocks += section("Run", [Line(_circumstances(report), "quiet")])
-    return (*blocks, *section("In short", [_in_short(report)]))
+    return blocks
 
 
-def _in_short(report: Report) -> Line:
-    """One line that says it all."""
+def _in_short(report: Report) -> Summary:
+    """One line that says it all, and the figures."""
     if not report.passed:
-        return Line("The result does not agree with the model: nothing was written.", "bad")
+        return Summary("The result does not agree with the model: nothing was written.", "bad")
     before, after = report.before, report.after
     nodes = f"{before.nodes:,} → {after.nodes:,} nodes"
     words = [nodes, f"{bytes_text(before.bytes)} → {bytes_text(after.bytes)}"]
@@ -67,7 +80,23 @@ def _in_short(report: Report) -> Line:
         words.append(f"{plural(len(report.undone), 'step')} undone")
     if report.output == IN_MEMORY:
         words.append("not saved")
-    return Line(", ".join(words), "plain" if report.parity is None else "good")
+    stages = (
+        stage_of("original", before, timing=report.timing, side="original"),
+        stage_of("optimized", after, timing=report.timing, side="optimized"),
+    )
+    tone: Tone = "plain" if report.parity is None else "good"
+    return Summary(", ".join(words), tone, stage_figures(stages))
+
+
+def _operators(before: Cost, after: Cost) -> list[Block]:
+    """How often each operator stands in both models, where that changed the most first."""
+    names = {*before.ops, *after.ops}
+    counts = [(name, before.ops.get(name, 0), after.ops.get(name, 0)) for name in names]
+    counts.sort(key=lambda each: (-abs(each[1] - each[2]), -each[1], each[0]))
+    return bars(
+        ("operator", "before → after"),
+        [Bar(name, new, f"{old:,} → {new:,}", was=old) for name, old, new in counts],
+    )
 
 
 def _speed(comparison: Comparison) -> tuple[str, Tone]:
@@ -125,7 +154,7 @@ def _verdict(parity: Parity) -> Line:
     return Line(f"The outputs agree {kind} in {plural(parity.runs, 'run')}, {used}.", "good")
 
 
-def timing_blocks(timing: Timing) -> list[Block]:
+def timing_blocks(timing: Timing, *, pictures: bool = False) -> list[Block]:
     """The verdict of each side against the first, and what it rests on."""
     blocks: list[Block] = []
     for comparison in timing.comparisons:
@@ -133,6 +162,11 @@ def timing_blocks(timing: Timing) -> list[Block]:
         ratio = comparison.speedup
         between = f"95% interval {ratio.low:.2f}x to {ratio.high:.2f}x"
         blocks.append(Line(f"{comparison.name}: {words} ({between})", tone))
+    if pictures:
+        blocks += bars(
+            ("model", "median ms"),
+            [Bar(s.name, s.median.median, _number(s.median.median)) for s in timing.sides],
+        )
     with_memory = any(side.peak_bytes is not None for side in timing.sides)
     columns = ["model", ">median ms", ">95% interval", ">p95 ms", ">load ms", ">file"]
     rows = [
@@ -210,10 +244,11 @@ def _refusals(groups: Sequence[RefusalGroup], verbose: bool) -> list[Block]:
     return blocks
 
 
-def _circumstances(report: Report) -> str:
-    v = report.versions
+def circumstances(versions: Versions, seconds: float) -> str:
+    """What ran where, and how long it took."""
+    v = versions
     packages = f"onnxopt {v.onnxopt}, onnx {v.onnx}, onnxruntime {v.onnxruntime}, numpy {v.numpy}"
-    return f"{packages}, Python {v.python}, {v.provider}, {v.cpu}; {report.seconds:.1f} s"
+    return f"{packages}, Python {v.python}, {v.provider}, {v.cpu}; {seconds:.1f} s"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

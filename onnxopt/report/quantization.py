@@ -1,19 +1,22 @@
-"""The record of a quantization, and what it says on a page: the decision, the nodes, the losses."""
+"""The record of a quantization: the decision, the stages on the way, every node."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnxopt.report.page import Block, Line, Page, bytes_text, listing, plural, section, table
-from onnxopt.report.pages import timing_blocks
+import numpy as np
+
+from onnxopt import ops
+from onnxopt.quantize.plan import absorbed_output
 from onnxopt.report.record import Versions, to_json
+from onnxopt.report.stages import Stage, stage_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from onnxopt.bench.cost import Cost
     from onnxopt.bench.timing import Timing
     from onnxopt.check.metric import Score
     from onnxopt.quantize.proof import NodeProof
@@ -22,15 +25,18 @@ if TYPE_CHECKING:
     from onnxopt.quantize.static import Outcome
     from onnxopt.report.record import Report
 
-FEW = 10
-_BAR = 24
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_NARROW = 64
+"""Codes of 7 bits are no larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A node: its integer kernel or "float", why, and the range, grid and SQNR of what it writes.
 
-    `sqnr_db` holds all errors before the node too; None where nothing was measured.
+    `weight` is the scheme of its weight. `sqnr_db` holds all errors before the node too. The
+    milliseconds are those of the node in floats, and as it runs now, with what is merged with it.
+    None is what was not measured.
     """
 
     node: str
@@ -43,7 +49,10 @@ class Layer:
     scale: float | None = None
     zero_point: int | None = None
     bits: str = ""
+    weight: str = ""
     sqnr_db: float | None = None
+    float_milliseconds: float | None = None
+    milliseconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,8 @@ class QuantizationReport:
     `verdict` is "int8", "float" (integers do not pay, or nothing can run in them), "over budget"
     or "planned". `islands` tell what integer nodes cost by themselves, worst first, where that was
     looked for, and `back` the nodes that went back to float for it. `float_bytes` and `bytes` are
-    sizes of the float model and the best quantized one.
+    sizes of the float model and the best quantized one. `stages` are the original, the optimized
+    and the best quantized model; `optimization` says how the second came about.
     """
 
     source: str
@@ -76,6 +86,7 @@ class QuantizationReport:
     seconds: float = 0.0
     strict: bool = False
     optimization: Report | None = None
+    stages: tuple[Stage, ...] = ()
 
     @property
     def not_integer(self) -> tuple[Layer, ...]:
@@ -92,35 +103,133 @@ class QuantizationReport:
         return to_json(self)
 
 
-def layers_of(outcome: Outcome, model: ir.Model) -> tuple[Layer, ...]:
-    """A layer for each node of the plan, in the model's order."""
-    proofs = {} if outcome.proof is None else {proof.name: proof for proof in outcome.proof.nodes}
-    written = {node.name: [value.name or "" for value in node.outputs] for node in model.graph}
-    noise = outcome.layers or {}
-    found = []
-    for choice in outcome.plan.nodes:
-        name = next(iter(written.get(choice.node, [])), "")
-        known, grid = outcome.ranges.get(name), outcome.plan.grids.get(name)
-        proof = proofs.get(choice.node)
-        if proof is not None and not (choice.quantize or proof.integer):
-            proof = None
-        kernel = "int8" if choice.quantize else "float"
+def stages_of(
+    optimization: Report, best: Cost | None, timing: Timing | None, score: Score | None
+) -> tuple[Stage, ...]:
+    """The original, the optimized and the best quantized model, as far as they were measured."""
+    reference = None if score is None else score.reference
+    found = [
+        stage_of("original", optimization.before, timing=timing, side="original"),
+        stage_of("optimized", optimization.after, timing=timing, side="float", score=reference),
+    ]
+    if best is not None:
+        # Pairs and codes change neither what is multiplied nor how often.
+        known = replace(best, macs=optimization.after.macs)
         found.append(
-            Layer(
-                node=choice.node,
-                op_type=choice.op_type,
-                kernel=kernel if proof is None else proof.kernel,
-                reason=_reason(choice, proof),
-                fix="" if proof is None or proof.integer else proof.fix,
-                low=None if known is None else known.low,
-                high=None if known is None else known.high,
-                scale=None if grid is None else grid.scale,
-                zero_point=None if grid is None else grid.zero_point,
-                bits="" if grid is None else grid.dtype,
-                sqnr_db=noise.get(name),
+            stage_of(
+                "quantized",
+                known,
+                timing=timing,
+                side="int8",
+                score=None if score is None else score.candidate,
             )
         )
     return tuple(found)
+
+
+def layers_of(outcome: Outcome, model: ir.Model) -> tuple[Layer, ...]:
+    """A layer for each node of the plan, in the model's order."""
+    facts = _Facts.of(outcome, model)
+    return tuple(facts.layer(choice) for choice in outcome.plan.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """All that is known of nodes, by their names, and of values, by theirs."""
+
+    outcome: Outcome
+    proofs: Mapping[str, NodeProof]
+    written: Mapping[str, tuple[str, str]]
+    hosts: Mapping[str, str]
+    quantized: Mapping[str, ir.Node]
+
+    @classmethod
+    def of(cls, outcome: Outcome, model: ir.Model) -> _Facts:
+        proofs = () if outcome.proof is None else outcome.proof.nodes
+        best = () if outcome.best is None else outcome.best.graph
+        # Nodes without a name got one on the way.
+        nodes = list(model.graph)
+        names = (
+            [choice.node for choice in outcome.plan.nodes]
+            if len(outcome.plan.nodes) == len(nodes)
+            else [node.name or "" for node in nodes]
+        )
+        written = {name: _written(node) for name, node in zip(names, nodes, strict=True)}
+        chosen = [choice.node for choice in outcome.plan.nodes if choice.quantize]
+        return cls(
+            outcome,
+            {proof.name: proof for proof in proofs},
+            written,
+            {written[name][1]: name for name in chosen if name in written},
+            {node.name: node for node in best if node.name},
+        )
+
+    def layer(self, choice: Choice) -> Layer:
+        name, behind = self.written.get(choice.node, ("", ""))
+        host = choice.node if choice.quantize else self.hosts.get(name, choice.node)
+        # The range and the codes of a product are those behind what is merged with it.
+        name = behind if choice.quantize else name if host == choice.node else ""
+        known, grid = self.outcome.ranges.get(name), self.outcome.plan.grids.get(name)
+        proof = self.proofs.get(choice.node)
+        if proof is not None and not (choice.quantize or proof.integer):
+            proof = None
+        kernel = "int8" if choice.quantize else "float"
+        before, after = self._milliseconds(choice)
+        return Layer(
+            node=choice.node,
+            op_type=choice.op_type,
+            kernel=kernel if proof is None else proof.kernel,
+            reason=_reason(choice, proof) if host == choice.node else f"part of {host}",
+            fix="" if proof is None or proof.integer else proof.fix,
+            low=None if known is None else known.low,
+            high=None if known is None else known.high,
+            scale=None if grid is None else grid.scale,
+            zero_point=None if grid is None else grid.zero_point,
+            bits="" if grid is None else grid.dtype,
+            weight=_weight_scheme(self.quantized.get(choice.node)),
+            sqnr_db=(self.outcome.layers or {}).get(name),
+            float_milliseconds=before,
+            milliseconds=after,
+        )
+
+    def _milliseconds(self, choice: Choice) -> tuple[float | None, float | None]:
+        costs = getattr(self.outcome, "costs", None)
+        if costs is None or not costs.measured:
+            return None, None
+        before = costs.floats.get(choice.node)
+        after = costs.integers.get(choice.node) if choice.quantize else before
+        return (
+            None if before is None else 1e3 * before,
+            None if after is None else 1e3 * after,
+        )
+
+
+def _written(node: ir.Node) -> tuple[str, str]:
+    """What the node writes, and the value behind what its kernel absorbs."""
+    if not node.outputs:
+        return "", ""
+    value = node.outputs[0]
+    return value.name or "", absorbed_output(value).name or ""
+
+
+def _weight_scheme(node: ir.Node | None) -> str:
+    """How the codes of a product's weight are scaled, and how many channels have 7 bits of them."""
+    value = node.inputs[1] if node is not None and node.op_type in PRODUCTS else None
+    coded = None if value is None else value.producer()
+    if coded is None or not ops.is_standard(coded, "DequantizeLinear"):
+        return ""
+    codes, scale = (ops.constant(each) for each in coded.inputs[:2])
+    if codes is None or scale is None:
+        return ""
+    kind = codes.dtype.name.lower()
+    if scale.size == 1:
+        return f"{kind} per tensor"
+    attribute = coded.attributes.get("axis")
+    axis = 1 if attribute is None else attribute.as_int()
+    rows = np.moveaxis(codes.numpy(), axis, 0).reshape(scale.size, -1).astype(np.int32)
+    narrow = int((np.abs(rows).max(axis=1) <= _NARROW).sum())
+    words = f", 7 bits in {narrow} of {scale.size}" if narrow else ""
+    return f"{kind} per channel{words}"
 
 
 def _reason(choice: Choice, proof: NodeProof | None) -> str:
@@ -130,127 +239,6 @@ def _reason(choice: Choice, proof: NodeProof | None) -> str:
         return proof.reason
     if choice.quantize:
         return choice.reason
-    if choice.op_type in ("Conv", "Gemm", "MatMul"):
+    if choice.op_type in PRODUCTS:
         return "onnxruntime quantizes its weight by itself, as pairs stand on both sides"
     return "its neighbour's kernel does its work too"
-
-
-def quantization_page(report: QuantizationReport, *, verbose: bool = False) -> Page:
-    """The decision, what runs in integers and why the rest does not, losses, time."""
-    title = f"{report.source} → {report.output}"
-    blocks = [
-        *section(title, _decision(report)),
-        *section("What runs in integers", _kernels(report)),
-        *section("What stays float, and why", _floats(report, verbose)),
-        *section("Layers, the worst first", _layers(report, verbose)),
-        *section("What costs accuracy by itself", _islands(report.islands, verbose)),
-        *section("Good to know", [Line(note) for note in report.notes]),
-    ]
-    if report.timing is not None:
-        blocks += section("Speed", timing_blocks(report.timing))
-    return (*blocks, *section("In short", [_in_short(report)]))
-
-
-def _decision(report: QuantizationReport) -> list[Block]:
-    blocks: list[Block] = []
-    score = report.score
-    if score is not None:
-        blocks += table(
-            ("metric", ">float", ">int8", ">drop", ">allowed", ">samples", ">SQNR dB"),
-            [
-                (
-                    score.metric,
-                    f"{score.reference:.4g}",
-                    f"{score.candidate:.4g}",
-                    f"{score.drop:.4g}",
-                    f"{report.max_drop:.4g}",
-                    score.samples,
-                    _decibels(report.sqnr_db),
-                )
-            ],
-        )
-    if report.bytes is not None:
-        sizes = f"{bytes_text(report.float_bytes)} as float, {bytes_text(report.bytes)} quantized"
-        blocks.append(Line(f"Size: {sizes}."))
-    if report.back:
-        blocks.append(Line(f"Put back to float for accuracy: {listing(report.back, most=8)}."))
-    return blocks or [Line("Nothing was quantized.")]
-
-
-def _kernels(report: QuantizationReport) -> list[Block]:
-    found = Counter(layer.kernel for layer in report.layers if layer.kernel != "float")
-    blocks = table(("kernel", ">nodes"), found.most_common())
-    if report.borders:
-        words = ", ".join(f"{count} {name}" for name, count in sorted(report.borders.items()))
-        blocks.append(
-            Line(f"Borders between float and integers that really run: {words}.", "quiet")
-        )
-    return blocks
-
-
-def _floats(report: QuantizationReport, verbose: bool) -> list[Block]:
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for layer in report.layers:
-        if layer.kernel == "float":
-            groups.setdefault((layer.op_type, layer.reason, layer.fix), []).append(layer.node)
-    ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
-    rows = [
-        (op_type, len(names), f"{reason}; {fix}" if fix else reason, listing(names, most=2))
-        for (op_type, reason, fix), names in (ranked if verbose else ranked[:FEW])
-    ]
-    return table(("op", ">nodes", "why", "such as"), rows)
-
-
-def _layers(report: QuantizationReport, verbose: bool) -> list[Block]:
-    known = [layer for layer in report.layers if layer.sqnr_db is not None]
-    known.sort(key=lambda layer: layer.sqnr_db or 0.0)
-    rows = [
-        (
-            layer.node,
-            layer.op_type,
-            layer.kernel,
-            _number(layer.low),
-            _number(layer.high),
-            layer.bits,
-            _number(layer.scale),
-            _decibels(layer.sqnr_db),
-        )
-        for layer in (known if verbose else known[:FEW])
-    ]
-    columns = ("node", "op", "runs as", ">low", ">high", "codes", ">scale", ">SQNR dB")
-    return table(columns, rows)
-
-
-def _islands(islands: Sequence[Island], verbose: bool) -> list[Block]:
-    """Each island with a bar as long as its share of the worst one's noise, in dB."""
-    if not islands:
-        return []
-    finite = [island.sqnr_db for island in islands if abs(island.sqnr_db) < 1e3]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
-    rows = []
-    for island in islands if verbose else islands[:FEW]:
-        share = (high - min(max(island.sqnr_db, low), high)) / ((high - low) or 1.0)
-        bar = "#" * max(1, round(share * _BAR))
-        rows.append((listing(island.nodes, most=2), _decibels(island.sqnr_db), bar))
-    return table(("nodes", ">SQNR dB alone", "noise"), rows)
-
-
-def _in_short(report: QuantizationReport) -> Line:
-    if report.verdict == "over budget":
-        return Line(f"The budget is missed: {report.reason}.", "bad")
-    if report.strict and report.not_integer:
-        names = listing([layer.node for layer in report.not_integer])
-        return Line(f"These nodes stayed float against --strict: {names}.", "bad")
-    if report.verdict == "planned":
-        chosen = sum(layer.kernel != "float" for layer in report.layers)
-        return Line(f"Planned: {plural(chosen, 'node')} in integers.")
-    kept = "Quantized" if report.verdict == "int8" else "The float model is kept"
-    return Line(f"{kept}: {report.reason}.", "good" if report.verdict == "int8" else "plain")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _decibels(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

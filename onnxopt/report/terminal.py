@@ -9,10 +9,23 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from onnxopt.report.page import Block, Heading, Line, Page, Table
+from onnxopt.report.page import (
+    Bars,
+    Block,
+    Curve,
+    Heading,
+    Line,
+    Page,
+    Summary,
+    Table,
+    bar_text,
+    curve_rows,
+)
 
 STYLES = {"plain": "", "good": "green", "bad": "bold red", "quiet": "dim"}
 WIDEST = 120
+_BAR = 28
+_SPARK = 60
 
 
 def show(page: Page, *, file: IO[str] | None = None) -> None:
@@ -28,6 +41,17 @@ def _draw(console: Console, block: Block, width: int) -> None:
         console.print(Text(f"\n{block.text}", style="bold"), width=width)
     elif isinstance(block, Line):
         console.print(Text(block.text, style=STYLES[block.tone]), width=width)
+    elif isinstance(block, Summary):
+        _draw(console, Heading("In short"), width)
+        _draw(console, Line(block.text, block.tone), width)
+    elif isinstance(block, Bars):
+        rows = ((b.name, b.text, bar_text(b.length, block.longest, _BAR)) for b in block.bars)
+        console.print(
+            _table(Table((block.columns[0], f">{block.columns[1]}", ""), tuple(rows))), width=width
+        )
+    elif isinstance(block, Curve):
+        columns = (block.y, ">lowest", ">highest", f"over {block.x}")
+        console.print(_table(Table(columns, tuple(curve_rows(block, _SPARK)))), width=width)
     else:
         console.print(_table(block), width=width)
 
