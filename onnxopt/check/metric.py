@@ -24,9 +24,15 @@ Outputs: TypeAlias = Mapping[str, Any]
 NAMES = ("auto", "top1", "agreement", "sqnr", "cosine")
 """Metrics that go by a name; `module:function` is one of the user's own."""
 
-MAX_DROPS = {"agreement": 0.015}
+MAX_DROPS = {"agreement": 0.01}
 OTHER_MAX_DROP = 0.005
-"""What may be lost unless the user says otherwise: a class may change without being worse."""
+"""What may be lost unless the user says otherwise.
+
+A class may change without being worse, and so a little more of them. Inputs met later lie nearer
+to the borders between classes than those at hand, which are often a part of what the network was
+trained on: ResNets on CIFAR-10 change twice as many classes there. The limit leaves room for that,
+so that 1.5% are not passed.
+"""
 
 _MOST_PAIRED = 400_000_000
 
@@ -37,11 +43,12 @@ CustomMetric: TypeAlias = Callable[[list[Outputs], list[Feed]], float]
 class Score:
     """What a metric found: `drop` is how much is lost, in the metric's own unit, 0 for nothing.
 
-    `reference` and `candidate` are the two models' values. The drop is their difference for `top1`
-    and functions, 1 − candidate for `cosine`, and noise over signal (0.005 is 23 dB) for `sqnr`,
+    `reference` and `candidate` are the two models' values. The drop is their difference for
+    functions, 1 − candidate for `cosine`, and noise over signal (0.005 is 23 dB) for `sqnr`,
     whose values are in dB. For `agreement` it is the share of classes that are expected to change
-    when each sample's error may meet any sample. `samples` counts what was decided on, and `step`
-    is what one sample changes in the drop, 0 where it is no count.
+    when each sample's error may meet any sample, and a standard error more: few samples must show
+    less. For `top1` it is what that is expected to cost in right classes. `samples` counts what
+    was decided on.
     """
 
     metric: str
@@ -49,17 +56,14 @@ class Score:
     candidate: float
     drop: float
     samples: int
-    step: float = 0.0
 
     def allowed(self, max_drop: float | None) -> float:
         """What may be lost: the user's limit, or the one that suits the metric."""
         return MAX_DROPS.get(self.metric, OTHER_MAX_DROP) if max_drop is None else max_drop
 
     def within(self, max_drop: float | None) -> bool:
-        """Whether the drop is allowed; fewer samples than it takes to tell let one pass."""
-        limit = self.allowed(max_drop)
-        allowed = max(limit, self.step) if limit > 0 else 0.0
-        return self.drop <= allowed + 1e-12
+        """Whether the drop is allowed."""
+        return self.drop <= self.allowed(max_drop) + 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +79,18 @@ class Metric:
         reference: Sequence[Outputs],
         candidate: Sequence[Outputs],
         feeds: Sequence[Feed],
+        others: Sequence[Outputs] = (),
     ) -> Score:
         """The candidate's score; all three have an entry for each feed.
+
+        `others` are what the reference gives for further samples: how near those lie to the
+        borders between classes tells more about what an error does.
 
         Raises BadInput where the metric can't be computed, or is NaN.
         """
         if not reference:
             raise BadInput("there are no samples to measure on", hint="give more --data")
-        score = self._score(reference, candidate, feeds)
+        score = self._score(reference, candidate, feeds, others)
         if math.isnan(score.drop):
             raise BadInput(
                 f"the metric {self.name!r} is NaN",
@@ -91,7 +99,11 @@ class Metric:
         return score
 
     def _score(
-        self, reference: Sequence[Outputs], candidate: Sequence[Outputs], feeds: Sequence[Feed]
+        self,
+        reference: Sequence[Outputs],
+        candidate: Sequence[Outputs],
+        feeds: Sequence[Feed],
+        others: Sequence[Outputs],
     ) -> Score:
         if self.function is not None:
             left = _called(self.function, self.name, reference, feeds)
@@ -105,10 +117,13 @@ class Metric:
             found = _cosine(reference, candidate)
             return Score(name, 1.0, found, 1.0 - found, len(feeds))
         before, after = _classes(reference), _classes(candidate)
+        rows = _Rows.of(reference, candidate, others)
         if name == "agreement":
-            return _agreement(before, after, reference, candidate)
+            share = float(np.mean(before == after))
+            drop = 1.0 - share if rows is None else rows.changes()
+            return Score("agreement", 1.0, share, drop, before.size)
         assert self.labels is not None
-        return _top1(before, after, self.labels)
+        return _top1(before, after, self.labels, rows)
 
 
 def metric(spec: str | CustomMetric, labels: Any = None) -> Metric:
@@ -209,43 +224,64 @@ def _classes(outputs: Sequence[Outputs]) -> Array:
     return np.concatenate(found)
 
 
-def _agreement(
-    before: Array, after: Array, reference: Sequence[Outputs], candidate: Sequence[Outputs]
-) -> Score:
-    share = float(np.mean(before == after))
-    drop = _expected_changes(_rows(reference), _rows(candidate))
-    if drop is None:
-        return Score("agreement", 1.0, share, 1.0 - share, before.size, 1.0 / before.size)
-    return Score("agreement", 1.0, share, drop, before.size)
-
-
-def _expected_changes(left: Array | None, right: Array | None) -> float | None:
-    """The share of samples whose class changes when each sample's error meets each other sample.
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Scores of classes to be paired with errors: float64 [samples, classes] and [errors, classes].
 
     A hundred samples can't show a loss of half a percent; ten thousand pairs of a sample and an
-    error can. None where the outputs are no rows of scores, or too many to be paired.
+    error can.
     """
-    if left is None or right is None or left.size * len(left) > _MOST_PAIRED:
-        return None
-    classes, errors = left.argmax(axis=1), right - left
-    return float(np.mean([np.mean((left + error).argmax(axis=1) != classes) for error in errors]))
+
+    scores: Array
+    errors: Array
+
+    @classmethod
+    def of(
+        cls,
+        reference: Sequence[Outputs],
+        candidate: Sequence[Outputs],
+        others: Sequence[Outputs],
+    ) -> _Rows | None:
+        """None where the outputs are no rows of scores, or too many to be paired."""
+        left, right, more = _rows(reference), _rows(candidate), _rows(others)
+        if left is None or right is None or left.size * len(left) > _MOST_PAIRED:
+            return None
+        if more is None or left.shape[1] != more.shape[1]:
+            return cls(left, right - left)
+        most = max(0, _MOST_PAIRED // left.size - len(left))
+        return cls(np.concatenate([left, more[:most]]), right - left)
+
+    def changes(self) -> float:
+        """The share of classes that are expected to change, and a standard error more."""
+        classes = self.scores.argmax(axis=1)
+        changed = np.stack([(self.scores + e).argmax(axis=1) != classes for e in self.errors])
+        by_sample, by_error = changed.mean(axis=0), changed.mean(axis=1)
+        variance = by_sample.var() / by_sample.size + by_error.var() / by_error.size
+        return float(changed.mean() + math.sqrt(variance))
+
+    def right(self, labels: Array) -> float:
+        """The share of samples, as many as there are labels, that are expected to be right."""
+        scores = self.scores[: labels.size]
+        found = [np.mean((scores + error).argmax(axis=1) == labels) for error in self.errors]
+        return float(np.mean(found))
 
 
 def _rows(outputs: Sequence[Outputs]) -> Array | None:
     firsts = [next(iter(_numbers(each).values())) for each in outputs]
-    if any(first.ndim != 2 for first in firsts):
+    if not firsts or any(first.ndim != 2 for first in firsts):
         return None
     return np.concatenate(firsts).astype(np.float64)
 
 
-def _top1(left: Array, right: Array, labels: Array) -> Score:
+def _top1(left: Array, right: Array, labels: Array, rows: _Rows | None) -> Score:
     if labels.size != left.size:
         raise BadInput(
             f"there are {labels.size} labels for {left.size} samples",
             hint="give a label for each sample, in the order of the data",
         )
     before, after = float(np.mean(left == labels)), float(np.mean(right == labels))
-    return Score("top1", before, after, before - after, left.size, 1.0 / left.size)
+    expected = after if rows is None else rows.right(labels)
+    return Score("top1", before, after, before - expected, left.size)
 
 
 def _called(

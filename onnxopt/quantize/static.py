@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import onnx_ir as ir
 
 from onnxopt import ops, registry
-from onnxopt.check.metric import Metric, Score, sqnr_db
+from onnxopt.check.metric import Metric, Score, choose, sqnr_db
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
@@ -35,6 +35,8 @@ _LOOKED_AT = 8
 """Samples that sensitivities and layer errors are measured on."""
 _TIMED = 1
 """Samples that nodes are timed on."""
+_MARGINS = 500
+"""Calibration samples of which it is asked how near they lie to the borders of classes."""
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -153,6 +155,12 @@ class _Run:
         self._looked_at = list(itertools.islice(samples.calibration, _LOOKED_AT))
         self._progress = progress
         self._wanted = shop.outputs(model, samples.held)
+        # Only metrics of classes use them, and hundreds of other outputs would be large.
+        classes = self._metric.name in ("agreement", "top1") or (
+            self._metric.name == "auto" and choose(self._wanted[0]) == "agreement"
+        )
+        more = itertools.islice(samples.calibration, _MARGINS) if classes else ()
+        self._others = shop.outputs(model, more) if classes else []
 
     def decide(self, plan: QuantPlan, *, given: bool, race: Race | None) -> Outcome:
         """Carry out the plan, and what has to be done for it to hold and to pay."""
@@ -206,7 +214,7 @@ class _Run:
         """Carry out a plan and score it on the samples kept apart."""
         model = self._shop.build(plan)
         outputs = self._shop.outputs(model, self._held)
-        score = self._metric.score(self._wanted, outputs, self._held)
+        score = self._metric.score(self._wanted, outputs, self._held, self._others)
         return Candidate(plan, model, score, sqnr_db(self._wanted, outputs), back)
 
     def _nothing(self, plan: QuantPlan) -> Outcome:

@@ -238,7 +238,28 @@ def test_few_samples_tell_what_a_class_that_changes_costs() -> None:
     wanted = [{"y": np.array([[1.0, 0.0]])}, {"y": np.array([[1.0, 0.9]])}]
     found = [{"y": np.array([[1.0, 0.5]])}, {"y": np.array([[1.0, 0.9]])}]
     score = metric("agreement").score(wanted, found, [{}, {}])
-    assert (score.candidate, score.drop) == (1.0, 0.25)
+    # One of four pairs of a sample and an error changes, with a standard error of a quarter.
+    assert (score.candidate, score.drop) == (1.0, pytest.approx(0.25 + 0.25))
+    right = metric("top1", labels=[0, 1]).score(wanted, found, [{}, {}])
+    assert (right.candidate, right.drop) == (0.5, pytest.approx(-0.25))
+    assert right.within(0.0)
+
+
+def test_one_right_answer_less_is_a_loss_however_few_the_samples() -> None:
+    wanted = [{"y": np.array([[1.0, 0.0]])}] * 20
+    found = [{"y": np.array([[1.0, 0.0]])}] * 19 + [{"y": np.array([[1.0, 2.0]])}]
+    score = metric("top1", labels=[0] * 20).score(wanted, found, [{}] * 20)
+    assert score.drop == pytest.approx(0.05)
+    assert not score.within(0.005)
+
+
+def test_margins_of_further_samples_count() -> None:
+    sure, unsure = {"y": np.array([[9.0, 0.0]])}, {"y": np.array([[0.2, 0.0]])}
+    found = {"y": np.array([[9.0, 0.3]])}
+    alone = metric("agreement").score([sure], [found], [{}])
+    more = metric("agreement").score([sure], [found], [{}], [unsure, sure])
+    assert alone.drop == 0.0
+    assert more.drop > 1 / 3
 
 
 def test_scores_of_classes_are_told_from_other_outputs() -> None:
