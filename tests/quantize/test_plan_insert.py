@@ -178,3 +178,106 @@ def test_a_row_added_to_a_product_is_its_bias_and_stays_in_the_integer_kernel(
     found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert found["QGemm"] == 1
     assert not found["Add"]
+
+
+CHAIN = f"""
+g (float[1,8,6,6] x) => (float[1,8,6,6] y) <
+  {weight("w1", 8, 8, 3, 3)}, {weight("b1", 8)}, {weight("w2", 8, 8, 1, 1)},
+  {weight("b2", 8)}, {weight("w3", 8, 8, 1, 1)}>
+{{ [c1] a = Conv<pads = [1,1,1,1]>(x, w1, b1) [r1] b = Relu(a) [c2] c = Conv(b, w2, b2)
+   [r2] d = Relu(c) [c3] y = Conv(d, w3) }}"""
+
+DENSE = f"""
+g (float[2,8] x) => (float[2,8] y) <
+  {weight("w1", 8, 8)}, {weight("w2", 8, 8)}, {weight("b2", 8)}, {weight("w3", 8, 8)}>
+{{ [g1] a = Gemm(x, w1) [g2] b = Gemm(a, w2, b2) [g3] y = Gemm(b, w3) }}"""
+
+
+def optimized_operators(proto: onnx.ModelProto, folder: Any) -> Counter[str]:
+    """What onnxruntime makes of a model."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(proto.SerializeToString(), options)
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "kernel", "shape"),
+    [(CHAIN, "c2", "Conv", (1, 8, 6, 6)), (DENSE, "g2", "Gemm", (2, 8))],
+    ids=["Conv", "Gemm"],
+)
+def test_a_product_in_float_between_integer_ones_is_not_rounded_by_the_runtime(
+    text: str, kept: str, kernel: str, shape: tuple[int, ...], tmp_path: Any
+) -> None:
+    model = prepared(text)
+    feeds = {"x": RANDOM.standard_normal(shape).astype(np.float32)}
+    found = ranges_of(model, feeds)
+    plan = make_plan(model, found, registry.quant_specs(), keep_float=frozenset({kept}))
+    insert(model, plan, registry.quant_specs())
+    shapes.restore(model)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    operators = optimized_operators(proto, tmp_path)
+    integer = {"Conv": "QLinearConv", "Gemm": "QGemm"}[kernel]
+    assert (operators[integer], operators[kernel]) == (2, 1)
+    wanted = run(ir.to_proto(prepared(text)), feeds)
+    noise = run(proto, feeds) - wanted
+    assert 10 * np.log10(np.sum(wanted**2) / np.sum(noise**2)) > 25
+
+
+def test_what_stays_float_reads_the_number_itself_where_a_float_node_made_it() -> None:
+    model = prepared(
+        f"""g (float[1,8,6,6] x) => (float[1,8,6,6] y, float[1,8,6,6] z) <
+        {weight("w", 8, 8, 1, 1)}>
+        {{ [t] a = Tanh(x) [c] y = Conv(a, w) [e] z = Exp(a) }}"""
+    )
+    ranges = {name: Range(-1.0, 1.0) for name in "xayz"}
+    insert(model, make_plan(model, ranges, registry.quant_specs()), registry.quant_specs())
+    readers = {node.name: node.inputs[0].producer() for node in model.graph if node.inputs}
+    assert readers["e"].op_type == "Tanh"
+    assert readers["c"].op_type == "DequantizeLinear"
+
+
+def test_a_residual_sum_runs_in_integers_though_its_shortcut_comes_from_a_float_stem(
+    tmp_path: Any,
+) -> None:
+    stem = weight("w0", 8, 3, 3, 3)
+    text = RESIDUAL.replace("float[1,8,6,6] x", "float[1,3,6,6] z").replace("<", f"< {stem},", 1)
+    text = text.replace("[c1]", "[c0] x0 = Conv<pads = [1,1,1,1]>(z, w0) [r0] x = Relu(x0) [c1]")
+    text = text.replace("d = Add(b, c)", "d = Add(x, c)")
+    model = prepared(text)
+    feeds = {"z": RANDOM.standard_normal((1, 3, 6, 6)).astype(np.float32)}
+    plan = make_plan(model, ranges_of(model, feeds), registry.quant_specs())
+    choices = {choice.node: choice.quantize for choice in plan.nodes}
+    assert (choices["c0"], choices["sum"], choices["pool"]) == (False, True, True)
+    insert(model, plan, registry.quant_specs())
+    shapes.restore(model)
+    assert optimized_operators(ir.to_proto(model), tmp_path)["QLinearAdd"] == 1
+
+
+def test_a_weight_of_two_products_is_coded_for_each_of_them() -> None:
+    # The inputs of both have scales of their own, and with them the steps of the biases.
+    text = CHAIN.replace("Conv(d, w3)", "Conv(d, w2, b2)")
+    model = prepared(text)
+    feeds = {"x": RANDOM.standard_normal((1, 8, 6, 6)).astype(np.float32)}
+    wanted = run(ir.to_proto(model), feeds)
+    plan = make_plan(model, ranges_of(model, feeds), registry.quant_specs())
+    insert(model, plan, registry.quant_specs())
+    shapes.restore(model)
+    proto = ir.to_proto(model)
+    steps = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
+    biases = [steps[name] for name in steps if name.startswith("b2") and "scale" in name]
+    assert len(biases) == 2
+    assert not np.allclose(biases[0], biases[1])
+    noise = run(proto, feeds) - wanted
+    assert 10 * np.log10(np.sum(wanted**2) / np.sum(noise**2)) > 25
+
+
+def test_why_a_weight_is_no_constant_is_said() -> None:
+    model = prepared("g (float[1,8] x, float[8,8] w) => (float[1,8] y) { [m] y = MatMul(x, w) }")
+    weight_value = model.graph.inputs[1]
+    weight_value.const_value = ir.tensor(np.ones((8, 8), np.float32), name="w")
+    model.graph.register_initializer(weight_value)
+    plan = make_plan(model, {n: Range(-1.0, 1.0) for n in "xy"}, registry.quant_specs())
+    assert "a caller may override its weight" in plan.nodes[0].reason
