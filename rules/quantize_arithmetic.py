@@ -16,8 +16,8 @@ ADD = QuantSpec(
     op_types=("Add",),
     role=Role.ARITHMETIC,
     data=(0, 1),
-    targets=dict.fromkeys(("cpu", "openvino", "qnn", "generic"), always),
-    refused={"tensorrt": "a residual sum is fused with the convolution before it"},
+    targets=dict.fromkeys(("cpu", "openvino", "tensorrt", "qnn", "generic"), always),
+    fused_sums=frozenset({"tensorrt"}),
     why="onnxruntime makes a QLinearAdd of it; a constant operand must be uint8 too",
 )
 

@@ -12,6 +12,7 @@ from onnxopt import ops
 from onnxopt.errors import BadInput
 from onnxopt.quantize.plan import ABSORBED, absorbed_output, bias_behind, grid_of
 from onnxopt.quantize.records import Grid, QuantPlan, Range
+from onnxopt.quantize.targets import TARGETS
 from onnxopt.quantize.units import is_dequantize
 from onnxopt.rewrite.hit import NodeView
 from onnxopt.rewrite.names import Names
@@ -78,6 +79,13 @@ class _Inserter:
         self._codes = codes
         self._biases = biases
         self._names = Names([model.graph, *model.graph.subgraphs()])
+        self._target = TARGETS[plan.target]
+        # The standard operators take codes of 16 bits from opset 21 on only.
+        wide = any(grid.dtype == "uint16" for grid in plan.grids.values())
+        old = (model.graph.opset_imports.get("") or 0) < 21
+        self._domain = "com.microsoft" if wide and old else ""
+        if self._domain:
+            model.graph.opset_imports.setdefault(self._domain, 1)
         names = {choice.node for choice in plan.nodes if choice.quantize}
         self._chosen = {node for node in model.graph if node.name in names}
 
@@ -99,7 +107,8 @@ class _Inserter:
         if missing:
             raise BadInput(f"the plan has a grid for {min(missing)!r}, which the model lacks")
         for name, grid in self._plan.grids.items():
-            self._pair(values[name], grid, whole=values[name] in made)
+            whole = values[name] in made and not self._target.inputs_only
+            self._pair(values[name], grid, whole=whole)
         for node in hidden:
             self._widen(node)
 
@@ -128,17 +137,20 @@ class _Inserter:
             operand = node.inputs[slot]
             tensor = ops.constant(operand)
             if tensor is not None and operand is not None:
-                codes, grid = _constant_codes(tensor.numpy())
+                codes, grid = _constant_codes(tensor.numpy(), self._target.dtype)
                 node.replace_input_with(
                     slot,
                     self._dequantized(
-                        node, operand.name or "c", codes, np.float32(grid.scale), "uint8",
+                        node, operand.name or "c", codes, np.float32(grid.scale), grid.dtype,
                         zero_point=grid.zero_point,
                     ),
                 )  # fmt: skip
 
     def _bias(self, node: ir.Node, spec: QuantSpec, source_scale: float, scale: Array) -> None:
         """An int32 bias with scale x times scale w, on the node or on the Add behind a MatMul."""
+        if self._target.float_bias:
+            self._float_bias(node, spec)
+            return
         holder, slot = node, spec.bias
         if slot is None:
             found = bias_behind(node)
@@ -160,6 +172,20 @@ class _Inserter:
         if slot >= len(holder.inputs):
             holder.resize_inputs(slot + 1)
         holder.replace_input_with(slot, value)
+
+    def _float_bias(self, node: ir.Node, spec: QuantSpec) -> None:
+        """Write a corrected bias as floats."""
+        given = self._biases.get(node.name or "")
+        found = (node, spec.bias) if spec.bias is not None else bias_behind(node)
+        if given is None or found is None:
+            return
+        holder, slot = found
+        operand = holder.inputs[slot] if slot < len(holder.inputs) else None
+        name = (operand.name if operand is not None else None) or f"{node.name}_bias"
+        if slot >= len(holder.inputs):
+            holder.resize_inputs(slot + 1)
+        bias = np.asarray(given, np.float32)
+        holder.replace_input_with(slot, self._initializer(name, bias, ir.DataType.FLOAT))
 
     def _pair(self, value: ir.Value, grid: Grid, *, whole: bool) -> None:
         """Let readers of `value` read it through QuantizeLinear and DequantizeLinear.
@@ -188,12 +214,14 @@ class _Inserter:
         """A new pair behind the value; what comes out of it."""
         name = value.name or ""
         parameters = self._parameters(name, np.float32(grid.scale), grid.zero_point, grid.dtype)
-        quantize = ir.Node("", "QuantizeLinear", [value, *parameters], name=f"{name}_quantize")
+        quantize = ir.Node(
+            self._domain, "QuantizeLinear", [value, *parameters], name=f"{name}_quantize"
+        )
         codes = quantize.outputs[0]
         codes.name = self._names.value(f"{name}_quantized")
         codes.type = ir.TensorType(_TYPES[grid.dtype])
         dequantize = ir.Node(
-            "", "DequantizeLinear", [codes, *parameters], name=f"{name}_dequantize"
+            self._domain, "DequantizeLinear", [codes, *parameters], name=f"{name}_dequantize"
         )
         result = dequantize.outputs[0]
         result.name = self._names.value(f"{name}_dequantized")
@@ -244,7 +272,7 @@ class _Inserter:
         spread = [np.full(channels, each.numpy().reshape(-1)[0]) for each in (scale, zero)]
         parameters = self._parameters(name, spread[0], spread[1], spread[1].dtype.name)
         own = ir.Node(
-            "", "DequantizeLinear", [dequantize.inputs[0], *parameters],
+            self._domain, "DequantizeLinear", [dequantize.inputs[0], *parameters],
             [ir.AttrInt64("axis", axis)], name=self._names.node(f"{node.name}_dequantize"),
         )  # fmt: skip
         result = own.outputs[0]
@@ -278,7 +306,7 @@ class _Inserter:
         stored = self._initializer(f"{name}_codes", codes, _TYPES[dtype])
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         node = ir.Node(
-            "", "DequantizeLinear", [stored, *self._parameters(name, scale, points, dtype)],
+            self._domain, "DequantizeLinear", [stored, *self._parameters(name, scale, points, dtype)],
             attributes, name=self._names.node(f"{name}_dequantize"),
         )  # fmt: skip
         node.outputs[0].name = self._names.value(f"{name}_dequantized")
@@ -312,7 +340,9 @@ def _read_channels(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[1] if view.attr("transB") else shape[0], 0 if transposed else 1
 
 
-def _constant_codes(array: Array) -> tuple[Array, Grid]:
-    grid = grid_of(Range(float(array.min(initial=0)), float(array.max(initial=0))))
+def _constant_codes(array: Array, dtype: str) -> tuple[Array, Grid]:
+    found = Range(float(array.min(initial=0)), float(array.max(initial=0)))
+    grid = grid_of(found, dtype=dtype)
     codes = np.rint(array.astype(np.float64) / grid.scale) + grid.zero_point
-    return np.clip(codes, 0, 255).astype(np.uint8), grid
+    limits = np.iinfo(dtype)
+    return np.clip(codes, limits.min, limits.max).astype(dtype), grid

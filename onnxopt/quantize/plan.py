@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxopt import ops
 from onnxopt.errors import BadInput
 from onnxopt.quantize.records import Choice, Grid, QuantPlan, Range
+from onnxopt.quantize.targets import TARGETS
 from onnxopt.quantize.units import is_dequantize
 from onnxopt.rewrite.hit import NodeView
 from onnxopt.rewrite.specs import QuantSpec, Role
@@ -41,9 +42,7 @@ def make_plan(
         keep_float: Names of nodes that stay float.
         eager: Also take nodes of which only a measurement can tell whether they pay.
     """
-    if not any(target in spec.targets for spec in specs.values()):
-        known = sorted({name for spec in specs.values() for name in spec.targets})
-        raise BadInput(f"there is no target {target!r}", hint=f"choose one of {', '.join(known)}")
+    check_target(target, specs)
     planner = _Planner(ranges, specs, target, keep_float, eager)
     nodes = [node for node in model.graph if node.op_type != "Constant"]
     choices = [planner.first(node) for node in nodes]
@@ -55,6 +54,27 @@ def make_plan(
         for node, choice in zip(nodes, choices, strict=True)
     )
     return QuantPlan(target, settled, grids)
+
+
+def check_target(target: str, specs: Mapping[str, QuantSpec]) -> None:
+    """Raise BadInput for a target that no operator is quantized for."""
+    rules = TARGETS[target].rules if target in TARGETS else None
+    if not any(rules in spec.targets for spec in specs.values()):
+        known = ", ".join(sorted(TARGETS))
+        raise BadInput(f"there is no target {target!r}", hint=f"choose one of {known}")
+
+
+def check_plan(plan: QuantPlan, model: ir.Model) -> None:
+    """Raise BadInput for a plan that was not made for this model, naming a node that tells."""
+    known = {node.name or "": node.op_type for node in model.graph}
+    for choice in plan.nodes:
+        found = known.get(choice.node)
+        if found != choice.op_type:
+            lacks = "the model does not have" if found is None else f"is a {found} in the model"
+            raise BadInput(
+                f"the plan names the node {choice.node!r} of type {choice.op_type}, which {lacks}",
+                hint="make the plan anew for this model, with --plan-only",
+            )
 
 
 def grid_of(found: Range, *, dtype: str = "uint8") -> Grid:
@@ -90,7 +110,8 @@ class _Planner:
     ) -> None:
         self._ranges = ranges
         self._specs = specs
-        self._target = target
+        self._target = TARGETS[target].rules
+        self._profile = TARGETS[target]
         self._keep_float = keep_float
         self._eager = eager
         self.chosen: dict[ir.Node, QuantSpec] = {}
@@ -147,17 +168,33 @@ class _Planner:
             head = root(value)
             found = self._ranges[value.name or ""]
             united[head] = united[head] | found if head in united else found
-        dtype = "uint8" if self._target in ("cpu", "generic", "qnn") else "int8"
+        dtype = self._profile.dtype
         return {value.name or "": grid_of(united[root(value)], dtype=dtype) for value in wanted}
 
     def reads(self, node: ir.Node, spec: QuantSpec) -> list[ir.Value]:
         """The activations that the node reads through pairs."""
         slots = range(len(node.inputs)) if spec.data is None else spec.data
         found = [node.inputs[slot] for slot in slots if slot < len(node.inputs)]
-        return [value for value in found if value is not None and not ops.is_constant(value)]
+        values = [value for value in found if value is not None and not ops.is_constant(value)]
+        if self._target not in spec.fused_sums:
+            return values
+        fused = self._fused_side(values)
+        return [value for value in values if value is not fused]
+
+    def _fused_side(self, values: list[ir.Value]) -> ir.Value | None:
+        """The operand of a sum that is fused with the product that makes it."""
+        for value in values:
+            maker = value.producer()
+            spec = None if maker is None else self._specs.get(maker.op_type)
+            alone = len(value.uses()) == 1 and not value.is_graph_output()
+            if alone and spec is not None and spec.role is Role.PRODUCT:
+                return value
+        return None
 
     def writes(self, node: ir.Node, spec: QuantSpec) -> list[ir.Value]:
         """The values that carry a pair behind the node: behind an activation that it absorbs."""
+        if self._profile.inputs_only:
+            return []
         if spec.float_output and not self._feeds_integers(node):
             return []
         return [absorbed_output(value) for value in node.outputs if value.name]
@@ -207,6 +244,8 @@ class _Planner:
             return "it was asked to stay float"
         if any(_is_bias_of(node, value) for value in node.inputs):
             return "its row is the bias of the product before it"
+        if self._target in spec.fused_sums and len(self.reads(node, spec)) != 1:
+            return "it is no sum of a product and a shortcut"
         values = [*self.reads(node, spec), *(absorbed_output(value) for value in node.outputs)]
         if any(value.dtype != ir.DataType.FLOAT for value in values):
             return "it does not compute in float32"

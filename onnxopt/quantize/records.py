@@ -42,17 +42,22 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class QuantPlan:
-    """Which nodes run in integers on `target`, and the grid of each activation, by value name."""
+    """Which nodes run in integers on `target`, and the grid of each activation, by value name.
+
+    `mode` is the one that the plan is for (see quantize.modes); only "static" has grids.
+    """
 
     target: str
     nodes: tuple[Choice, ...]
     grids: Mapping[str, Grid]
     weight_bits: Mapping[str, int] = field(default_factory=dict)
+    mode: str = "static"
 
     def to_json(self) -> str:
         """The plan as a JSON document that a user may edit and hand back."""
         return json.dumps(
             {
+                "mode": self.mode,
                 "target": self.target,
                 "nodes": [
                     {
@@ -86,6 +91,7 @@ class QuantPlan:
                 nodes=tuple(_choice(item) for item in data["nodes"]),
                 grids={name: _grid(name, item) for name, item in data["grids"].items()},
                 weight_bits={name: int(bits) for name, bits in data["weight_bits"].items()},
+                mode=str(data.get("mode", "static")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(

@@ -21,6 +21,7 @@ from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
 from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs
+from onnxopt.quantize.plan import check_plan, check_target
 from onnxopt.quantize.proof import Proof, prove
 from onnxopt.quantize.records import QuantPlan, Range
 from onnxopt.quantize.samples import Samples
@@ -29,7 +30,7 @@ from onnxopt.quantize.weights import Statistics
 from onnxopt.quantize.workshop import Workshop
 
 Progress: TypeAlias = "Callable[[float, str], None]"
-Verdict = Literal["int8", "float", "over budget", "planned"]
+Verdict = Literal["int8", "int4", "fp16", "bf16", "float", "over budget", "planned"]
 
 _LOOKED_AT = 8
 """Samples that sensitivities and layer errors are measured on."""
@@ -122,12 +123,16 @@ def quantize_static(
     work = model.clone()
     name_nodes(work)
     shapes.infer(work)
+    specs = registry.quant_specs()
+    check_target(settings.target if plan is None else plan.target, specs)
+    if plan is not None:
+        check_plan(plan, work)
     ranges = collect(
         work, samples.calibration, method=settings.method, percentile=settings.percentile,
         cache=settings.cache, progress=progress, threads=settings.threads,
     )  # fmt: skip
     shop = Workshop(
-        work, registry.quant_specs(), Statistics(ranges, {}, samples.calibration),
+        work, specs, Statistics(ranges, {}, samples.calibration),
         settings.target if plan is None else plan.target, settings.methods, settings.threads,
         eager=race is not None,
     )  # fmt: skip

@@ -90,6 +90,8 @@ class Workshop:
     ) -> dict[str, float]:
         """SQNR in dB of each planned value, all errors before it included."""
         names = [name for name in plan.grids if name not in _interface(self.model)]
+        if not names:
+            return {}
         left = self._values(shapes.declared_copy(self.model), names, feeds)
         right = self._values(quantized, names, feeds)
         found = {}

@@ -39,7 +39,8 @@ class QuantSpec:
     the input that becomes int32. `targets` names the targets with an integer kernel, each with the
     check it asks for; `refused` says for others why the operator stays float there. `why` says
     where the knowledge is from. `measured` are the checks by target where times are measured, so
-    that what usually loses may be tried. `float_output` tells that the integer kernel may write floats, so
+    that what usually loses may be tried. `fused_sums` are targets that join a sum with the product
+    before it, so that only its other operand carries a pair. `float_output` tells that the integer kernel may write floats, so
     that the output needs no pair.
     """
 
@@ -53,6 +54,7 @@ class QuantSpec:
     targets: Mapping[str, Check] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Check] = field(default_factory=dict)
+    fused_sums: frozenset[str] = frozenset()
     float_output: bool = False
 
 
