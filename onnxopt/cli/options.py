@@ -90,14 +90,12 @@ def feeds(command: Command) -> Command:
     )(command)
 
 
-def data(help_text: str) -> Callable[[Command], Command]:
+def data(help_text: str, metavar: str = "PATH|MODULE:FUNCTION") -> Callable[[Command], Command]:
     """--data with what it means to the command, --batch, --preprocess and --seed."""
 
     def decorated(command: Command) -> Command:
         command = preprocess(batch(seed(command)))
-        return click.option("--data", metavar="PATH|MODULE:FUNCTION|random", help=help_text)(
-            command
-        )
+        return click.option("--data", metavar=metavar, help=help_text)(command)
 
     return decorated
 

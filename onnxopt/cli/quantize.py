@@ -13,7 +13,7 @@ from onnxopt.cli.output import check_face
 @click.command("quantize", short_help="Make a model run in integers where that pays.")
 @options.model_path("model")
 @options.written
-@options.data(quantizing.DATA)
+@options.data(quantizing.DATA, quantizing.WHERE)
 @quantizing.choices
 @click.option("--no-bench", is_flag=True, help="Leave the timing out of the decision.")
 @options.shapes

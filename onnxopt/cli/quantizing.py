@@ -17,6 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 METHODS = ["minmax", "average", "percentile", "entropy", "mse"]
 TARGETS = "cpu, openvino, tensorrt, qnn or generic"
+WHERE = "PATH|MODULE:FUNCTION|random"
 DATA = (
     "Samples of real inputs: .npz (keys are input names), .npy, a folder of them, or a function"
     " that gives dicts; or a folder of pictures with --preprocess. Each fifth run is kept apart to"

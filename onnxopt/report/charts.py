@@ -9,7 +9,7 @@ from html import escape
 from onnxopt.report.page import Bar, Curve, Series
 
 WIDTH, HEIGHT = 860, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 14, 44
 _COLOURS = 3
 _MOST_DOTS = 250
 
@@ -72,7 +72,7 @@ class _Axes:
             for tick in self._ticks
         ]
         ends = [
-            f'<text x="{self.x(end):.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="{anchor}">'
+            f'<text x="{self.x(end):.1f}" y="{HEIGHT - _BOTTOM + 19}" text-anchor="{anchor}">'
             f"{end:g}</text>"
             for end, anchor in ((self._x0, "start"), (self._x1, "end"))
         ]
@@ -82,7 +82,7 @@ class _Axes:
         middle = (WIDTH + _LEFT) / 2
         return (
             f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>'
-            f'<text transform="translate(14 {HEIGHT / 2 - 10:.0f}) rotate(-90)"'
+            f'<text transform="translate(16 {HEIGHT / 2 - 10:.0f}) rotate(-90)"'
             f' text-anchor="middle">{escape(y)}</text>'
         )
 

@@ -36,8 +36,15 @@ def _block(block: Block) -> str:
     if isinstance(block, Bars):
         return _bars(block)
     if isinstance(block, Curve):
-        return f"<figure>{curve_svg(block)}</figure>"
+        return f"<figure>{_caption(block)}{curve_svg(block)}</figure>"
     return _table(block)
+
+
+def _caption(block: Curve) -> str:
+    """The name of the only line; several are named inside the picture."""
+    if len(block.series) != 1:
+        return ""
+    return f"<figcaption>{_text(f'{block.y}, {block.series[0].name}')}</figcaption>"
 
 
 def _summary(block: Summary) -> str:

@@ -77,6 +77,7 @@ rect.now.bad { fill: var(--bad); } rect.now.quiet { fill: var(--quiet); }
 rect.was { fill: var(--ghost); }
 figure { margin: 12px 0; max-width: 900px; }
 figure svg { display: block; width: 100%; height: auto; }
+figcaption { color: var(--quiet); font-size: 14px; margin-bottom: 6px; }
 figure text { fill: var(--quiet); font-size: 13px; }
 .grid { stroke: var(--rule); } .limit { stroke: var(--bad); stroke-dasharray: 5 4; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
@@ -87,6 +88,7 @@ figure text { fill: var(--quiet); font-size: 13px; }
   main { padding: 18px 14px 48px; }
   th, td { padding: 4px 8px; }
   table { font-size: 13px; }
+  figure text { font-size: 17px; }
 }
 @media print { .scroll { max-height: none; overflow: visible; } }
 """
