@@ -161,6 +161,12 @@ class _Sums:
         rows = np.asarray(vectors, np.float32)
         if rows.shape[1] == 0:
             return
+        # Who uses the moments looks whether they are finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._sum(rows)
+        self.count += rows.shape[1]
+
+    def _sum(self, rows: Array) -> None:
         second = np.matmul(rows.transpose(0, 2, 1), rows)
         total = rows.sum(axis=1).astype(np.float64)
         if self.second is None or self.total is None:
@@ -168,7 +174,6 @@ class _Sums:
         else:
             self.second += second
             self.total += total
-        self.count += rows.shape[1]
 
     def finished(self, name: str) -> Covariance:
         if self.second is None or self.total is None:
