@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from onnxopt.report.record import Versions, plain
-from tests.benchmarks import calibration, commands, large, latency, nodes, scaling, tools, zoo
+from tests.benchmarks import (
+    calibration,
+    commands,
+    large,
+    latency,
+    nodes,
+    quantize,
+    scaling,
+    tools,
+    zoo,
+)
 from tests.benchmarks.tables import Section
 
 Measure = Callable[[argparse.Namespace, list[zoo.Model]], Section]
@@ -27,6 +37,9 @@ SECTIONS: Mapping[str, Measure] = {
     ),
     "calibration": lambda asked, models: calibration.section(
         models, asked.onnxopt, rounds=asked.rounds
+    ),
+    "quantize": lambda asked, models: quantize.section(
+        models, seconds=3 * asked.seconds, threads=asked.threads or 1
     ),
     "scaling": lambda asked, models: scaling.section(asked.onnxopt, rounds=asked.rounds),
 }
@@ -57,8 +70,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, help="a folder of NAME/model.onnx or NAME.onnx")
     parser.add_argument("--model", action="append", default=[], help="only this one (repeatable)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every command")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time a model for `latency`")
-    parser.add_argument("--threads", type=int, default=0, help="threads for `latency`")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time a model for this long")
+    parser.add_argument("--threads", type=int, default=0, help="threads of a timed session")
     parser.add_argument("--rivals", action="store_true", help="rivals on the large model as well")
     parser.add_argument("--onnxopt", help="the command to measure, if not the installed one")
     asked = parser.parse_args()
