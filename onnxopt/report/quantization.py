@@ -59,11 +59,13 @@ class Layer:
 class QuantizationReport:
     """What `quantize` did to one model and what it decided.
 
-    `verdict` is "int8", "float" (integers do not pay, or nothing can run in them), "over budget"
-    or "planned". `islands` tell what integer nodes cost by themselves, worst first, where that was
-    looked for, and `back` the nodes that went back to float for it. `float_bytes` and `bytes` are
-    sizes of the float model and the best quantized one. `stages` are the original, the optimized
-    and the best quantized model; `optimization` says how the second came about.
+    `mode` is what was done or tried, see quantize.modes. `verdict` is "int8", "int4", "fp16" or
+    "bf16" where the quantized model is kept, "float" where it is not (it does not pay, or there is
+    nothing to quantize), "over budget" or "planned". `islands` tell what integer nodes cost by
+    themselves, worst first, where that was looked for, and `back` the nodes that went back to float
+    for it. `float_bytes` and `bytes` are sizes of the float model and the best quantized one.
+    `stages` are the original, the optimized and the best quantized model; `optimization` says how
+    the second came about.
     """
 
     source: str
@@ -87,6 +89,12 @@ class QuantizationReport:
     strict: bool = False
     optimization: Report | None = None
     stages: tuple[Stage, ...] = ()
+    mode: str = "static"
+
+    @property
+    def kept(self) -> bool:
+        """Whether the quantized model is the one that is kept."""
+        return self.verdict not in ("float", "over budget", "planned")
 
     @property
     def not_integer(self) -> tuple[Layer, ...]:
@@ -115,15 +123,9 @@ def stages_of(
     if best is not None:
         # Pairs and codes change neither what is multiplied nor how often.
         known = replace(best, macs=optimization.after.macs)
-        found.append(
-            stage_of(
-                "quantized",
-                known,
-                timing=timing,
-                side="int8",
-                score=None if score is None else score.candidate,
-            )
-        )
+        side = "" if timing is None else timing.sides[1].name
+        candidate = None if score is None else score.candidate
+        found.append(stage_of("quantized", known, timing=timing, side=side, score=candidate))
     return tuple(found)
 
 

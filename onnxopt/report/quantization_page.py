@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 FEW = 10
 MOST_BARS = 40
+_HEADINGS = {
+    "weights": "What has small weights",
+    "fp16": "What runs in half precision",
+    "bf16": "What runs in half precision",
+}
 
 
 def quantization_page(report: QuantizationReport, *, verbose: bool = False) -> Page:
@@ -45,7 +50,7 @@ def quantization_page(report: QuantizationReport, *, verbose: bool = False) -> P
     blocks += [
         *section("What costs accuracy", _sensitivity(report, verbose)),
         *section("Layers, the worst first", _layers(report, verbose)),
-        *section("What runs in integers", _kernels(report)),
+        *section(_HEADINGS.get(report.mode, "What runs in integers"), _kernels(report)),
         *section("What stays float, and why", _floats(report, verbose)),
     ]
     if report.optimization is not None and verbose:
@@ -68,7 +73,7 @@ def _score(report: QuantizationReport) -> list[Block]:
     score = report.score
     if score is None:
         return []
-    columns = ("metric", ">float", ">int8", ">drop", ">allowed", ">samples", ">SQNR dB")
+    columns = ("metric", ">float", ">quantized", ">drop", ">allowed", ">samples", ">SQNR dB")
     row = (
         score.metric,
         f"{score.reference:.4g}",
@@ -196,8 +201,10 @@ def _verdict(report: QuantizationReport) -> tuple[str, Tone]:
     if report.verdict == "planned":
         chosen = sum(layer.kernel != "float" for layer in report.layers)
         return f"Planned: {plural(chosen, 'node')} in integers.", "plain"
-    kept = "Quantized" if report.verdict == "int8" else "The float model is kept"
-    return f"{kept}: {report.reason}.", "good" if report.verdict == "int8" else "plain"
+    if not report.kept:
+        return f"The float model is kept: {report.reason}.", "plain"
+    how = "" if report.mode == "static" else f" ({report.mode}, {report.verdict})"
+    return f"Quantized{how}: {report.reason}.", "good"
 
 
 def _figures(report: QuantizationReport) -> list[Figure]:
@@ -221,7 +228,8 @@ def _figures(report: QuantizationReport) -> list[Figure]:
         change = change_text(before, after)
         found.append(Figure("size", bytes_text(before), bytes_text(after), change))
     integer = sum(layer.kernel != "float" for layer in report.layers)
-    found.append(Figure("nodes in integers", "", f"{integer} of {len(report.layers)}"))
+    if report.layers:
+        found.append(Figure("nodes quantized", "", f"{integer} of {len(report.layers)}"))
     return found
 
 

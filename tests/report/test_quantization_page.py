@@ -66,7 +66,7 @@ def test_the_figures_say_accuracy_time_and_size() -> None:
     assert found["agreement"] == ("1", "0.985")
     assert found["time of a run"] == ("2 ms", "1 ms")
     assert found["size"] == ("1.12 MB", "338 kB")
-    assert found["nodes in integers"] == ("", "4 of 6")
+    assert found["nodes quantized"] == ("", "4 of 6")
 
 
 def test_a_plan_alone_has_a_page_too() -> None:
