@@ -8,6 +8,7 @@ from onnxopt import _lazy
 
 if TYPE_CHECKING:
     from onnxopt.api import Result, bench, inspect, optimize, validate
+    from onnxopt.api_distill import DistillResult, distill
     from onnxopt.api_quantize import QuantizeResult, quantize
     from onnxopt.config import Exactness, Level, Options
     from onnxopt.errors import OnnxoptError
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _lazy.put_off()
 
 _HOMES = {
+    "DistillResult": "api_distill",
     "Exactness": "config",
     "Level": "config",
     "OnnxoptError": "errors",
@@ -27,6 +29,7 @@ _HOMES = {
     "QuantizeResult": "api_quantize",
     "Result": "api",
     "bench": "api",
+    "distill": "api_distill",
     "foreign_pass": "passes.foreign",
     "graphsurgeon_pass": "passes.foreign",
     "inspect": "api",
@@ -38,6 +41,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DistillResult",
     "Exactness",
     "Level",
     "OnnxoptError",
@@ -45,6 +49,7 @@ __all__ = [
     "QuantizeResult",
     "Result",
     "bench",
+    "distill",
     "foreign_pass",
     "graphsurgeon_pass",
     "inspect",

@@ -34,7 +34,7 @@ LAYERS = [
     {"bench"},
     {"report"},
     {"api"},
-    {"api_quantize"},
+    {"api_quantize", "api_distill"},
     {"batch"},
     {"__init__"},
     {"catalogue"},

@@ -16,7 +16,17 @@ import click
 import onnxopt
 from onnxopt.errors import OnnxoptError
 
-COMMANDS = ("optimize", "quantize", "inspect", "validate", "bench", "diff", "lint", "rules")
+COMMANDS = (
+    "optimize",
+    "quantize",
+    "distill",
+    "inspect",
+    "validate",
+    "bench",
+    "diff",
+    "lint",
+    "rules",
+)
 MATRIX_WORK = frozenset({"quantize", "--quantize"})
 """Words on the command line that ask for large systems to be solved in numpy."""
 INTERRUPTED = 128 + signal.SIGINT

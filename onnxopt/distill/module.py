@@ -118,7 +118,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
     def forward(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The wanted values by name, from the tensors of the inputs by name."""
         values: Environment = dict(self._fixed)
-        for value in self._inputs():
+        for value in self._fed:
             values[value] = feeds[value.name or ""]
         for weight, parameter in zip(self.weights, self.parameters(), strict=True):
             coded = weight.coding
@@ -137,15 +137,12 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
 
     def tensors(self, feed: Mapping[str, Any]) -> dict[str, Tensor]:
         """The arrays of a feed as tensors on the module's device."""
-        needed = {value.name for value in self._inputs()}
+        needed = {value.name for value in self._fed}
         return {
-            name: from_numpy(array).to(self.device)
+            name: _laid_out(from_numpy(array).to(self.device))
             for name, array in feed.items()
             if name in needed
         }
-
-    def _inputs(self) -> list[ir.Value]:
-        return self._fed
 
     def _constants(self) -> Environment:
         """The constants that are not trained, by value; floats lie on the device."""
@@ -179,6 +176,13 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
         self._program = _Program(left, self._results)
         kept = {*_read(self._program)}
         self._fixed = {value: held for value, held in self._fixed.items() if value in kept}
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """Channels last in memory, which torch's convolutions of pictures are a third faster on."""
+    if tensor.dim() != 4 or not tensor.is_floating_point():
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def missing_kernels(model: ir.Model, wanted: Sequence[str]) -> Counter[str]:

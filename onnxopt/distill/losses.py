@@ -1,0 +1,90 @@
+"""How far a student's values are from its teacher's, as one number to make small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as functional
+
+from onnxopt.distill.kernels import Tensor
+from onnxopt.distill.teacher import Targets
+
+Kind: TypeAlias = Literal["kl", "mse", "cosine"]
+Scale: TypeAlias = Literal["scores", "probabilities", "logarithms"]
+
+_TINY = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A value of the teacher and the student's that is to follow it.
+
+    `axis` is that of the classes, for "kl"; the scales say what the numbers are there. `inner`
+    pairs are not outputs.
+    """
+
+    teacher: str
+    student: str
+    kind: Kind
+    axis: int = -1
+    teacher_scale: Scale = "scores"
+    student_scale: Scale = "scores"
+    inner: bool = False
+
+
+def loss_of(
+    pairs: Sequence[Pair],
+    student: Targets,
+    teacher: Targets,
+    *,
+    temperature: float,
+    inner_weight: float,
+) -> Tensor:
+    """The mean loss of the outputs, plus `inner_weight` times that of the inner pairs."""
+    outputs: list[Tensor] = []
+    inner: list[Tensor] = []
+    for pair in pairs:
+        found = _LOSSES[pair.kind](student[pair.student], teacher[pair.teacher], pair, temperature)
+        (inner if pair.inner else outputs).append(found)
+    total = _mean(outputs) if outputs else inner[0].new_zeros(())
+    return total + inner_weight * _mean(inner) if inner and inner_weight else total
+
+
+def _mean(losses: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).mean()
+
+
+def _kl(student: Tensor, teacher: Tensor, pair: Pair, temperature: float) -> Tensor:
+    """Kullback and Leibler's divergence of softened classes, times the temperature squared.
+
+    Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
+    """
+    ours = torch.log_softmax(_logits(student, pair.student_scale) / temperature, pair.axis)
+    theirs = torch.log_softmax(_logits(teacher, pair.teacher_scale) / temperature, pair.axis)
+    apart = (theirs.exp() * (theirs - ours)).sum(pair.axis)
+    return apart.mean() * temperature**2
+
+
+def _logits(x: Tensor, scale: Scale) -> Tensor:
+    return torch.log(x.clamp_min(_TINY)) if scale == "probabilities" else x
+
+
+def _mse(student: Tensor, teacher: Tensor, pair: Pair, temperature: float) -> Tensor:
+    """The mean squared error over the variance of the teacher's values."""
+    spread = teacher.var(unbiased=False).clamp_min(_TINY)
+    return (student - teacher).square().mean() / spread
+
+
+def _cosine(student: Tensor, teacher: Tensor, pair: Pair, temperature: float) -> Tensor:
+    """One minus the cosine, along the last axis."""
+    return 1 - functional.cosine_similarity(student, teacher, dim=pair.axis).mean()
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor, Pair, float], Tensor]] = {
+    "kl": _kl,
+    "mse": _mse,
+    "cosine": _cosine,
+}

@@ -1,0 +1,90 @@
+"""What a user may choose about a distillation, checked before anything is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from onnxopt.errors import BadInput
+
+LOSSES = ("auto", "kl", "mse", "cosine")
+AUTO = "auto"
+EPOCHS = 30
+"""Passes over the data where the user names no length."""
+TEMPERATURE = 2.0
+MATCH_WEIGHT = 1.0
+LEARNING_RATE = 1e-3
+BATCH = 32
+HELD = 0.1
+
+Augment: TypeAlias = "str | Callable[..., Mapping[str, Any]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The choices of one distillation; `api_distill.distill` says what each is.
+
+    `match` holds pairs of names, the teacher's first, or is "auto". Of `epochs`, `minutes` and
+    `steps` one is set. `held` is the share of samples that is kept apart.
+    """
+
+    loss: str = AUTO
+    temperature: float = TEMPERATURE
+    match: tuple[tuple[str, str], ...] | str = ()
+    match_weight: float = MATCH_WEIGHT
+    epochs: float | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    learning_rate: float = LEARNING_RATE
+    batch: int = BATCH
+    augment: Augment = AUTO
+    held: float = HELD
+    patience: int = 0
+    average: bool = True
+    frozen: tuple[str, ...] = ()
+    device: str = "cpu"
+    threads: int = 0
+    seed: int = 0
+    checkpoint: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        lengths = [each for each in (self.epochs, self.minutes, self.steps) if each is not None]
+        if len(lengths) > 1:
+            raise BadInput(
+                "the length of the training is given twice",
+                hint="give one of epochs, minutes and steps",
+            )
+        if not lengths:
+            object.__setattr__(self, "epochs", EPOCHS)
+        if self.loss not in LOSSES:
+            raise BadInput(
+                f"there is no loss {self.loss!r}", hint=f"choose from {', '.join(LOSSES)}"
+            )
+        if isinstance(self.match, str) and self.match != AUTO:
+            raise BadInput(f"{self.match!r} is no match", hint="write TEACHER=STUDENT, or auto")
+        if self.resume and self.checkpoint is None:
+            raise BadInput("there is nothing to resume from", hint="name it with --checkpoint FILE")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        above = {
+            "length": self.epochs or self.minutes or self.steps or 0,
+            "temperature": self.temperature,
+            "learning rate": self.learning_rate,
+            "batch": self.batch,
+        }
+        for name, number in above.items():
+            if not 0 < number < math.inf:
+                raise BadInput(f"the {name} can't be {number}", hint="give a number above 0")
+        if not 0 < self.held < 1:
+            raise BadInput(
+                f"the share that is kept apart can't be {self.held}", hint="0.1 keeps each tenth"
+            )
+        if not 0 <= self.match_weight < math.inf:
+            raise BadInput(
+                f"the weight of matches can't be {self.match_weight}", hint="give 0 or more"
+            )

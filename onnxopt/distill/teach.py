@@ -1,0 +1,154 @@
+"""One distillation from two models and data to a student with new weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from onnxopt.distill.door import device_of
+from onnxopt.distill.losses import Pair
+from onnxopt.distill.match import Match, match
+from onnxopt.distill.module import GraphModule
+from onnxopt.distill.samples import Samples, read
+from onnxopt.distill.settings import Settings
+from onnxopt.distill.teacher import Teacher
+from onnxopt.distill.train import Course, Progress, Trainer, trained
+from onnxopt.errors import BadInput
+
+_FREE = frozenset({"checkpoint", "device", "match", "patience", "resume", "threads"})
+"""Settings that a resumed training may change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A student with its best weights, and how it came to them.
+
+    `weights` counts the constants that were trained and `numbers` the elements in them; `coded`
+    are those of the constants that the model keeps as integer codes. `inputs` says what each of
+    the teacher's inputs is called in feeds.
+    """
+
+    model: ir.Model
+    course: Course
+    pairs: tuple[Pair, ...]
+    inputs: Mapping[str, str]
+    samples: Samples
+    weights: int
+    numbers: int
+    coded: int
+    notes: tuple[str, ...]
+
+
+def teach(
+    teacher: ir.Model,
+    student: ir.Model,
+    data: Any,
+    settings: Settings,
+    *,
+    preprocess: str | None = None,
+    progress: Progress = lambda share, doing: None,
+) -> Taught:
+    """Train the student's weights to give what the teacher gives; neither model is changed.
+
+    Args:
+        teacher: Any model that onnxruntime runs.
+        student: A model of the same inputs and outputs, of operators that have kernels here.
+        data: Samples of real inputs without labels, see check.data.read_data.
+        settings: What the user chose.
+        preprocess: How pictures become inputs.
+        progress: Told how far it is.
+
+    Raises:
+        BadInput: The models do not match, there is no data or none that fits, a checkpoint is in
+            the way or not of this training, or the loss is not finite from the start.
+        Untaught: The student uses operators that have no kernel.
+        RuntimeFailed: A model does not run.
+    """
+    device = device_of(settings.device)
+    path = settings.checkpoint
+    if path is not None and path.exists() and not settings.resume:
+        raise BadInput(
+            f"there is a checkpoint at {path} already",
+            hint="go on from it with --resume, or remove it to start anew",
+        )
+    progress(0.0, "reading the samples")
+    samples = read(data, student, preprocess=preprocess, held=settings.held)
+    found = match(teacher, student, settings, samples.training[0])
+    module = GraphModule(
+        student,
+        list(dict.fromkeys(pair.student for pair in found.pairs)),
+        train=True,
+        frozen=settings.frozen,
+        device=device,
+    )
+    _refuse_idle(module, settings)
+    names = [pair.teacher for pair in found.pairs]
+    guide = Teacher(teacher, names, found.inputs, device=device, threads=settings.threads)
+    facts = _facts(module, found, samples, settings)
+    with _threads(settings.threads):
+        trainer = Trainer(
+            module, guide, found.pairs, samples, settings, facts=facts, progress=progress
+        )
+        course = trainer.run()
+    notes = (*found.notes, *([samples.note] if samples.note else []))
+    return Taught(
+        student if course.best.step == 0 else trained(student, module),
+        course,
+        found.pairs,
+        found.inputs,
+        samples,
+        len(module.weights),
+        sum(weight.start.numel() for weight in module.weights),
+        sum(weight.coding is not None for weight in module.weights),
+        notes,
+    )
+
+
+class _threads:  # noqa: N801 - reads as a statement
+    """Lets torch use so many threads meanwhile; 0 leaves it as it is."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._before = torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        if self._count:
+            torch.set_num_threads(self._count)
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_num_threads(self._before)
+
+
+def _refuse_idle(module: GraphModule, settings: Settings) -> None:
+    known = {weight.name for weight in module.weights}
+    if not known:
+        raise BadInput(
+            "the student has no weights to train",
+            hint="weights are constants that products, normalizations and embeddings use"
+            + ("; some were named to stay as they are" if settings.frozen else ""),
+        )
+
+
+def _facts(
+    module: GraphModule, found: Match, samples: Samples, settings: Settings
+) -> Mapping[str, str]:
+    """What must be the same for a training to go on from a checkpoint."""
+    digest = hashlib.sha256()
+    for weight in module.weights:
+        digest.update(f"{weight.name}{tuple(weight.start.shape)}".encode())
+        digest.update(weight.start.numpy().tobytes())
+    facts = {
+        field.name.replace("_", " "): str(getattr(settings, field.name))
+        for field in fields(settings)
+        if field.name not in _FREE
+    }
+    facts["augment"] = str(getattr(settings.augment, "__qualname__", settings.augment))
+    facts["the student's weights"] = digest.hexdigest()
+    facts["the matched values"] = str([(pair.teacher, pair.student) for pair in found.pairs])
+    facts["the number of samples"] = str(len(samples.training) + len(samples.held))
+    return facts

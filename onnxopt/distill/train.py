@@ -1,0 +1,312 @@
+"""The training loop: batches, teacher, loss, AdamW, averages, held samples, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from onnxopt.check.inputs import Feed
+from onnxopt.distill import checkpoint
+from onnxopt.distill.augment import augmenter
+from onnxopt.distill.kernels import Tensor
+from onnxopt.distill.losses import Pair, loss_of
+from onnxopt.distill.module import GraphModule
+from onnxopt.distill.samples import Samples
+from onnxopt.distill.schedule import LOOKS, Clock, factor, time_text
+from onnxopt.distill.settings import Settings
+from onnxopt.distill.teacher import Targets, Teacher
+from onnxopt.errors import BadInput
+
+Progress: TypeAlias = "Callable[[float, str], None]"
+Weights: TypeAlias = "list[Tensor]"
+
+DONE, EARLY, INTERRUPTED, DIVERGED = "done", "early", "interrupted", "diverged"
+_AVERAGED = 0.1
+_LEAST_SCALE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What was seen after a step: mean training loss since the last look, loss on held samples."""
+
+    step: int
+    seconds: float
+    training: float | None
+    held: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a training went. `stopped` is "done", "early", "interrupted" or "diverged"."""
+
+    curve: tuple[Point, ...]
+    best: Point
+    steps: int
+    seconds: float
+    stopped: str
+
+
+class Trainer:
+    """Trains the weights of one student; `module` holds the best ones after `run`."""
+
+    def __init__(
+        self,
+        module: GraphModule,
+        teacher: Teacher,
+        pairs: Sequence[Pair],
+        samples: Samples,
+        settings: Settings,
+        *,
+        facts: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        self._module = module
+        self._teacher = teacher
+        self._pairs = pairs
+        self._samples = samples
+        self._settings = settings
+        self._facts = facts
+        self._say = progress
+        self._change = augmenter(settings.augment, samples.training[0])
+        self._clock = Clock.of(settings, samples.steps(settings.batch))
+        self._weights: Weights = list(module.parameters())
+        self._optimizer = _optimizer(self._weights, settings.learning_rate)
+        self._average = [weight.detach().clone() for weight in self._weights]
+        self._step = 0
+        self._losses: list[float] = []
+        self._curve: list[Point] = []
+        self._held: list[tuple[Mapping[str, Tensor], Targets, int]] = []
+        self._best: tuple[Point, Weights] | None = None
+
+    def run(self) -> Course:
+        """Train to the end, to an early stop, to a loss that is not finite, or to an interrupt."""
+        self._prepare()
+        stopped = DONE
+        with _interrupts() as asked:
+            for batch in self._batches():
+                self._train_on(batch)
+                if not math.isfinite(self._losses[-1]):
+                    stopped = DIVERGED
+                    break
+                if asked.is_set():
+                    stopped = INTERRUPTED
+                    break
+                if self._due():
+                    self._look()
+                    self._keep()
+                    if self._stale():
+                        stopped = EARLY
+                        break
+        if stopped == INTERRUPTED:
+            self._keep()
+        assert self._best is not None
+        point, best = self._best
+        self._set(best)
+        return Course(tuple(self._curve), point, self._step, self._clock.elapsed, stopped)
+
+    def _prepare(self) -> None:
+        for start in range(0, len(self._samples.held), self._settings.batch):
+            feeds = self._samples.held[start : start + self._settings.batch]
+            for feed in self._samples.stacked(feeds):
+                answers = self._teacher.answers(feed)
+                outputs = {p.teacher: answers[p.teacher] for p in self._pairs if not p.inner}
+                self._held.append((self._module.tensors(feed), outputs, _count(feed)))
+        path = self._settings.checkpoint
+        if path is not None and path.exists():
+            self._restore(checkpoint.read(path, self._facts))
+        else:
+            self._look()
+            if not math.isfinite(self._curve[0].held):
+                raise BadInput(
+                    "the loss of the student is not finite before any training",
+                    hint="look for NaN or infinity in the outputs of teacher and student",
+                )
+
+    def _batches(self) -> Iterator[list[Feed]]:
+        """Batches until the time is over, from where the training stands."""
+        size = self._settings.batch
+        count = self._samples.steps(size)
+        while self._clock.share(self._step) < 1:
+            epoch, done = divmod(self._step, count)
+            for place, batch in enumerate(self._samples.batches(self._settings.seed, epoch, size)):
+                if place < done:
+                    continue
+                if self._clock.share(self._step) >= 1:
+                    return
+                yield batch
+
+    def _train_on(self, batch: Sequence[Feed]) -> None:
+        rate = self._settings.learning_rate * factor(self._clock.share(self._step))
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        self._optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        parts = self._samples.stacked(batch)
+        for number, feed in enumerate(parts):
+            if self._change is not None:
+                feed = self._change(
+                    feed, np.random.default_rng([self._settings.seed, self._step, number])
+                )
+            loss = self._loss(self._module.tensors(feed), self._teacher.answers(feed), inner=True)
+            loss = loss * (_count(feed) / _counts(parts))
+            loss.backward()
+            total += float(loss.detach())
+        self._losses.append(total)
+        if math.isfinite(total):
+            self._optimizer.step()
+            self._step += 1
+            self._follow()
+            self._tell(total)
+
+    def _loss(self, inputs: Mapping[str, Tensor], answers: Targets, *, inner: bool) -> Tensor:
+        return loss_of(
+            self._pairs if inner else [pair for pair in self._pairs if not pair.inner],
+            self._module(inputs),
+            answers,
+            temperature=self._settings.temperature,
+            inner_weight=self._settings.match_weight,
+        )
+
+    def _follow(self) -> None:
+        """Move the average over about the last tenth of the steps."""
+        share = 1 / (1 + _AVERAGED * self._step) if self._settings.average else 1.0
+        with torch.no_grad():
+            for mean, weight in zip(self._average, self._weights, strict=True):
+                mean.lerp_(weight, share)
+
+    def _due(self) -> bool:
+        """Whether it is time to look at the held samples: twenty times, and at the end."""
+        share = self._clock.share(self._step)
+        return share >= 1 or int(share * LOOKS) > int(self._looked * LOOKS)
+
+    def _look(self) -> None:
+        """Measure the averaged weights on the held samples."""
+        self._looked = self._clock.share(self._step)
+        training = [weight.detach().clone() for weight in self._weights]
+        self._set(self._average)
+        total = 0.0
+        with torch.no_grad():
+            for inputs, answers, count in self._held:
+                total += float(self._loss(inputs, answers, inner=False)) * count
+        held = total / sum(count for *_, count in self._held)
+        mean = math.fsum(self._losses) / len(self._losses) if self._losses else None
+        point = Point(
+            self._step,
+            self._clock.elapsed,
+            mean,
+            held,
+            self._settings.learning_rate * factor(self._looked),
+        )
+        self._losses = []
+        self._curve.append(point)
+        if self._best is None or held < self._best[0].held:
+            self._best = point, [weight.detach().clone() for weight in self._average]
+        self._set(training)
+
+    def _stale(self) -> bool:
+        """Whether the last looks brought nothing better."""
+        assert self._best is not None
+        since = sum(point.step > self._best[0].step for point in self._curve)
+        return 0 < self._settings.patience <= since
+
+    def _set(self, values: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for weight, value in zip(self._weights, values, strict=True):
+                weight.copy_(value)
+
+    def _tell(self, loss: float) -> None:
+        assert self._best is not None
+        share = self._clock.share(self._step)
+        left = time_text(self._clock.left(self._step))
+        self._say(share, f"training: loss {loss:.4g}, held {self._best[0].held:.4g}, {left} left,")
+
+    def _keep(self) -> None:
+        """Write the checkpoint, if there is to be one."""
+        path = self._settings.checkpoint
+        if path is None or self._best is None:
+            return
+        point, best = self._best
+        state = {
+            "step": self._step,
+            "seconds": self._clock.elapsed,
+            "looked": self._looked,
+            "losses": self._losses,
+            "curve": [asdict(each) for each in self._curve],
+            "best": asdict(point),
+            "weights": [weight.detach().cpu() for weight in self._weights],
+            "average": [weight.cpu() for weight in self._average],
+            "best_weights": [weight.cpu() for weight in best],
+            "optimizer": self._optimizer.state_dict(),
+        }
+        checkpoint.write(path, self._facts, state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._step, self._looked = state["step"], state["looked"]
+        self._clock.before = state["seconds"]
+        self._losses = list(state["losses"])
+        self._curve = [Point(**each) for each in state["curve"]]
+        self._set(state["weights"])
+        for mean, held in zip(self._average, state["average"], strict=True):
+            mean.copy_(held)
+        device = self._module.device
+        self._best = Point(**state["best"]), [each.to(device) for each in state["best_weights"]]
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _optimizer(weights: Sequence[Tensor], rate: float) -> Any:
+    """AdamW with a rate relative to each tensor's size, so that one number suits all of them."""
+    sizes = [float(weight.detach().square().mean().sqrt()) for weight in weights]
+    least = _LEAST_SCALE * (float(np.median([size for size in sizes if size] or [1.0])))
+    groups = [
+        {"params": [weight], "lr": rate, "scale": max(size, least)}
+        for weight, size in zip(weights, sizes, strict=True)
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0, foreach=True)
+
+
+def _count(feed: Feed) -> int:
+    sizes = [len(value) for value in feed.values() if np.ndim(value)]
+    return max(sizes, default=1)
+
+
+def _counts(feeds: Sequence[Feed]) -> int:
+    return sum(_count(feed) for feed in feeds)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, between two steps; the second one raises."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def trained(student: ir.Model, module: GraphModule) -> ir.Model:
+    """A copy of the student with the module's weights in the places of its own."""
+    from onnxopt.distill.weights import put_back
+
+    copy = student.clone()
+    put_back(copy, module.arrays())
+    return copy
