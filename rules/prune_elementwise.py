@@ -16,11 +16,22 @@ def _broadcast(flow: Flow) -> None:
     flow.give(layouts[::-1])
 
 
-UNARY = ChannelFlow(
-    (*sorted(ops.ELEMENTWISE_UNARY), "Dropout", "CastLike", "Bernoulli"),
-    _unary,
-)
+def _old_broadcast(flow: Flow) -> None:
+    """Before opset 7 the second operand could be put at an axis of the first."""
+    if flow.node.opset >= 7 or not flow.node.attr("broadcast", 0):
+        _broadcast(flow)
+        return
+    start = flow.node.attr("axis", flow.rank(0) - flow.rank(1))
+    for axis in range(flow.rank(1)):
+        flow.equal(flow.of(0, start + axis), flow.of(1, axis))
+    flow.give(flow.all_of(0))
+
+
+UNARY = ChannelFlow((*sorted(ops.ELEMENTWISE_UNARY), "CastLike", "Dropout"), _unary)
 BROADCAST = ChannelFlow(
-    tuple(sorted(ops.ELEMENTWISE_BINARY | ops.ELEMENTWISE_VARIADIC)),
-    _broadcast,
+    tuple(sorted(ops.ELEMENTWISE_BINARY | ops.ELEMENTWISE_VARIADIC)), _old_broadcast
+)
+FUSED_UNARY = ChannelFlow(("Gelu", "QuickGelu"), _unary, domain="com.microsoft")
+FUSED_BROADCAST = ChannelFlow(
+    ("BiasAdd", "BiasGelu", "FastGelu"), _broadcast, domain="com.microsoft"
 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxopt import ops, registry
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
+from onnxopt.prune import targets
 from onnxopt.prune.flow import sizes_of
 from onnxopt.prune.records import Carrier, Group, Removal, Slot
 from onnxopt.rewrite.hit import NodeView
@@ -84,8 +85,9 @@ def gone_from(groups: Iterable[Group], removal: Removal) -> dict[tuple[str, int]
 class NodeResize:
     """What the resizing of an operator sees of one node; see `onnxopt.rewrite.Resize`."""
 
-    def __init__(self, node: ir.Node, gone: Gone, names: Names) -> None:
+    def __init__(self, node: ir.Node, gone: Gone, names: Names, sources: targets.Sources) -> None:
         self.node = NodeView(node)
+        self._sources = sources
         self._gone = gone
         self._names = names
 
@@ -96,26 +98,33 @@ class NodeResize:
     def kept_out(self, axis: int, index: int = 0) -> NDArray[np.int64] | None:
         return self._kept(self.node.node.outputs[index], axis)
 
+    def sizes(self, index: int) -> list[int | None]:
+        found = self._sources.of(self.node.node.inputs[index])
+        numbers = [isinstance(each, targets.Number) and each.number for each in found or ()]
+        return [None if number is False else number for number in numbers]
+
     def set(self, name: str, value: Any) -> None:
         self.node.node.attributes[name] = ir.convenience.convert_attribute(name, value)
 
+    def drop(self, name: str) -> None:
+        self.node.node.attributes.pop(name, None)
+
     def put(self, index: int, array: NDArray[Any]) -> None:
         node = self.node.node
+        while len(node.inputs) <= index:
+            node.resize_inputs(index + 1)
         old = node.inputs[index]
-        assert old is not None and node.graph is not None
-        name = self._names.value(f"{old.name}_pruned")
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(tensor.shape.numpy()),
-            const_value=tensor,
-        )
-        assert isinstance(node.graph, ir.Graph)
-        node.graph.register_initializer(value)
-        node.replace_input_with(index, value)
-        if not old.uses() and old.is_initializer() and not old.is_graph_input():
-            node.graph.initializers.pop(str(old.name))
+        base = (node.outputs[0].name if old is None else old.name) or "sizes"
+        self._replace(index, targets.constant(node, self._names.value(f"{base}_pruned"), array))
+
+    def put_sizes(self, index: int, numbers: Mapping[int, int]) -> None:
+        if numbers:
+            self._replace(index, targets.rewrite(self.node.node, index, numbers, self._names))
+
+    def _replace(self, index: int, value: ir.Value) -> None:
+        old = self.node.node.inputs[index]
+        self.node.node.replace_input_with(index, value)
+        _drop_unused(old)
 
     def _kept(self, value: ir.Value | None, axis: int) -> NDArray[np.int64] | None:
         if value is None:
@@ -126,14 +135,31 @@ class NodeResize:
         return None if at is None or size is None else np.delete(np.arange(size), at)
 
 
+def _drop_unused(value: ir.Value | None) -> None:
+    """Take away what only a rewritten shape was for."""
+    if value is None or value.uses() or value.is_graph_output() or value.graph is None:
+        return
+    node = value.producer()
+    if value.is_initializer() and not value.is_graph_input():
+        assert isinstance(value.graph, ir.Graph)
+        value.graph.initializers.pop(str(value.name))
+    elif node is not None and node.graph is not None and len(node.outputs) == 1:
+        inputs = list(node.inputs)
+        node.graph.remove(node, safe=True)
+        for each in inputs:
+            _drop_unused(each)
+
+
 def _resize(nodes: Iterable[ir.Node], gone: Gone, names: Names) -> None:
     changed = {name for name, _ in gone}
+    sources = targets.Sources()
     for node in nodes:
+        sources.follow(node)
         domain = "" if node.domain in ops.STANDARD_DOMAINS else node.domain
         record = registry.channel_flows().get((domain, node.op_type))
         touched = any(v is not None and v.name in changed for v in (*node.inputs, *node.outputs))
         if record is not None and record.resize is not None and touched:
-            record.resize(NodeResize(node, gone, names))
+            record.resize(NodeResize(node, gone, names, sources))
 
 
 def _slice(model: ir.Model, gone: Gone) -> None:

@@ -9,11 +9,17 @@ import onnx_ir as ir
 
 from onnxopt import ops, registry
 from onnxopt.prune.axes import Tokens
+from onnxopt.prune.regroup import Dim, regroup
+from onnxopt.prune.targets import Number, Size, Sources
 from onnxopt.rewrite.flows import Layout, fixed
 from onnxopt.rewrite.hit import NodeView, Unmatched
 
 Place = tuple[ir.Value, int]
 """A value and an axis of it, not negative."""
+
+
+CONVERTING = frozenset({"Cast", "DequantizeLinear", "Identity"})
+"""Between a stored weight and its user; they leave the axes as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class Walk:
     layouts: dict[ir.Value, dict[int, Layout]] = field(default_factory=dict)
     writers: list[Use] = field(default_factory=list)
     readers: list[Use] = field(default_factory=list)
+    sources: Sources = field(default_factory=Sources)
 
     def layout(self, value: ir.Value, axis: int) -> Layout:
         """The layout of an axis; a constant gets channels of its own when it is first asked for."""
@@ -74,6 +81,27 @@ def sizes_of(value: ir.Value) -> list[int | None]:
     return [dim if isinstance(dim, int) else None for dim in shape]
 
 
+def dims_of(value: ir.Value) -> list[Dim]:
+    """The dims of a value with their names. Raises Unmatched without a known rank."""
+    named_dims = [] if value.shape is None else list(value.shape)
+    return (
+        [
+            size if size is not None else getattr(dim, "value", None)
+            for size, dim in zip(sizes_of(value), named_dims, strict=False)
+        ]
+        if named_dims
+        else list(sizes_of(value))
+    )
+
+
+def is_stored(value: ir.Value | None) -> bool:
+    """Whether a value is a constant, or one that is only converted before it is used."""
+    while value is not None and not ops.is_constant(value):
+        node = value.producer()
+        value = None if node is None or node.op_type not in CONVERTING else node.inputs[0]
+    return value is not None
+
+
 def named(node: ir.Node) -> str:
     """The node as messages call it."""
     name = node.name or next((value.name for value in node.outputs if value.name), "")
@@ -84,6 +112,7 @@ def _visit(found: Walk, node: ir.Node) -> None:
     domain = "" if node.domain in ops.STANDARD_DOMAINS else node.domain
     record = registry.channel_flows().get((domain, node.op_type))
     view = NodeFlow(found, node)
+    passed_on = found.sources.follow(node)
     why = f"{named(node)} needs all of them: nothing is known of how channels pass it"
     try:
         if record is not None:
@@ -92,6 +121,8 @@ def _visit(found: Walk, node: ir.Node) -> None:
     except Unmatched as error:
         why = f"{named(node)} needs all of them" + (f": {error}" if str(error) else "")
         view.asked.clear()
+    if not passed_on:
+        _keep_measured(found, node, view)
     for value in _read(node):
         for axis, layout in found.layouts.get(value, {}).items():
             if (value, axis) not in view.asked:
@@ -100,6 +131,15 @@ def _visit(found: Walk, node: ir.Node) -> None:
         if value.name and value not in found.layouts and value.shape is not None:
             sizes = sizes_of(value)
             found.layouts[value] = {axis: fixed(size, why) for axis, size in enumerate(sizes)}
+
+
+def _keep_measured(found: Walk, node: ir.Node, view: NodeFlow) -> None:
+    """Keep what a node computes with the number of, but for nodes that take it as a size."""
+    for value in _read(node):
+        if value not in view.sizes:
+            for size in found.sources.sizes_in(value):
+                why = f"{named(node)} computes with their number"
+                found.tokens.freeze(found.layout(size.value, size.axis), why)
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:
@@ -122,6 +162,7 @@ class NodeFlow:
     def __init__(self, found: Walk, node: ir.Node) -> None:
         self.node = NodeView(node)
         self.asked: set[Place] = set()
+        self.sizes: set[ir.Value] = set()
         self._found = found
         self._name = named(node)
 
@@ -179,6 +220,17 @@ class NodeFlow:
         reason = f"{self._name} {why or 'splits them in a way that does not fit their order'}"
         return self._found.tokens.split(layout, sizes, reason)
 
+    def regroup(self, layouts: Sequence[Layout]) -> list[Layout]:
+        x, made = self.node.node.inputs[0], self.node.node.outputs[0]
+        if x is None:
+            raise Unmatched("its input is missing")
+        why = f"{self._name} splits or merges them in a way that does not fit their order"
+        old = list(zip(dims_of(x), layouts, strict=True))
+        return regroup(self._found.tokens, old, dims_of(made), why)
+
+    def computes_both(self) -> bool:
+        return not any(map(is_stored, self.node.node.inputs[:2]))
+
     def new(self, size: int, kind: str = "") -> Layout:
         made = self._found.tokens.fresh(size)
         if kind:
@@ -190,6 +242,27 @@ class NodeFlow:
 
     def label(self, layout: Layout, kind: str) -> None:
         self._found.tokens.label(layout, kind)
+
+    def sizes_in(self, index: int, layouts: Sequence[Layout]) -> None:
+        value, axis = self._place(index, 0)
+        self.asked.add((value, axis))
+        self.sizes.add(value)
+        found = self._found.sources.of(value) or (None,) * len(layouts)
+        for layout, element in zip(layouts, found, strict=False):
+            follows = isinstance(element, Number)
+            if isinstance(element, Size):
+                source = self._found.layout(element.value, element.axis)
+                follows = self._found.tokens.same(source, layout)
+            if not follows:
+                self.keep(layout, "computes the size of their axis when it runs")
+
+    def ints(self, index: int) -> list[int | None] | None:
+        inputs = self.node.node.inputs
+        value = inputs[index] if index < len(inputs) else None
+        found = self._found.sources.of(value)
+        if found is None or value is None:
+            return None
+        return [each.number if isinstance(each, Number) else None for each in found]
 
     def writes(
         self, axis: int, weight: tuple[int, int], bias: tuple[int, int] | None = None, out: int = 0

@@ -11,12 +11,9 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.prune.axes import Tokens
-from onnxopt.prune.flow import Place, Use, Walk, walk
+from onnxopt.prune.flow import CONVERTING, Place, Use, Walk, walk
 from onnxopt.prune.records import Carrier, Group, Positions, Reader, Slot, Writer
 from onnxopt.rewrite.flows import NOTHING
-
-_PASSING = frozenset({"Cast", "DequantizeLinear", "Identity"})
-"""Between a stored weight and its user; they leave the axes as they are."""
 
 
 def find_groups(model: ir.Model) -> tuple[Group, ...]:
@@ -181,7 +178,7 @@ def _stored(place: Place | None, slots: _Slots) -> Slot | None:
         if ops.is_constant(value):
             return slots.get((str(value.name), axis))
         node = value.producer()
-        source = node.inputs[0] if node is not None and node.op_type in _PASSING else None
+        source = node.inputs[0] if node is not None and node.op_type in CONVERTING else None
         place = None if source is None else (source, axis)
     return None
 

@@ -7,7 +7,7 @@ equal. Whatever it does not ask for is kept as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,6 +98,12 @@ class Flow(Protocol):
     def split(self, layout: Layout, sizes: Sequence[int], why: str = "") -> list[Layout]:
         """The layouts of an axis split into several, the last one fastest."""
 
+    def regroup(self, layouts: Sequence[Layout]) -> list[Layout]:
+        """The layouts of the first output, which holds the elements of an input with these."""
+
+    def computes_both(self) -> bool:
+        """Whether neither of the first two inputs is a stored weight."""
+
     def new(self, size: int, kind: str = "") -> Layout:
         """The layout of an axis with channels of its own."""
 
@@ -106,6 +112,15 @@ class Flow(Protocol):
 
     def label(self, layout: Layout, kind: str) -> None:
         """Say what the channels of an axis are called."""
+
+    def sizes_in(self, index: int, layouts: Sequence[Layout]) -> None:
+        """Say that an input holds the sizes of axes; those whose size can't follow are kept."""
+
+    def ints(self, index: int) -> list[int | None] | None:
+        """The elements of a small integer input, None for those that are computed."""
+
+    def same(self, one: Layout, other: Layout) -> bool:
+        """Whether two axes are known to lose the same coordinates."""
 
     def writes(
         self, axis: int, weight: tuple[int, int], bias: tuple[int, int] | None = None, out: int = 0
@@ -129,8 +144,17 @@ class Resize(Protocol):
     def kept_out(self, axis: int, index: int = 0) -> NDArray[np.int64] | None:
         """The coordinates kept on an axis of an output, None where all are."""
 
+    def sizes(self, index: int) -> list[int | None]:
+        """The elements of a shape that an input holds, None for those that are computed."""
+
     def set(self, name: str, value: Any) -> None:
         """Write an attribute."""
 
     def put(self, index: int, array: NDArray[Any]) -> None:
-        """Put a constant in the place of an input."""
+        """Put a constant in the place of an input, which may have been left out."""
+
+    def drop(self, name: str) -> None:
+        """Take an attribute away."""
+
+    def put_sizes(self, index: int, numbers: Mapping[int, int]) -> None:
+        """Put numbers in the place of elements of a shape that an input holds."""

@@ -1,0 +1,214 @@
+"""Shapes that a model computes: where each of their elements comes from, and how to change one.
+
+Exporters make the target of a Reshape out of Shape, Gather and Concat. An element that is a
+constant can be given another number, one that is the size of an axis follows by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.rewrite.hit import NodeView, Unmatched
+from onnxopt.rewrite.names import Names
+
+_MOST = 64
+"""No shape has more elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An element that is a constant."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """An element that is the size of an axis of a value."""
+
+    value: ir.Value
+    axis: int
+
+
+Element = Number | Size | None
+"""Where an element comes from; None where that is not known."""
+
+Elements = tuple[Element, ...]
+
+
+class Sources:
+    """The elements of the small integer tensors that a walk has met."""
+
+    def __init__(self) -> None:
+        self._found: dict[ir.Value, Elements] = {}
+
+    def of(self, value: ir.Value | None) -> Elements | None:
+        """Where the elements of a value come from, None where nothing is known of any."""
+        if value is None:
+            return None
+        tensor = ops.constant(value)
+        if tensor is None:
+            return self._found.get(value)
+        if not tensor.dtype.is_integer() or tensor.size > _MOST or len(tensor.shape) > 1:
+            return None
+        return tuple(Number(int(item)) for item in tensor.numpy().reshape(-1))
+
+    def follow(self, node: ir.Node) -> bool:
+        """Take note of what a node makes of elements; whether it is one that passes them on."""
+        pass_on = _PASSING.get(node.op_type) if node.domain in ops.STANDARD_DOMAINS else None
+        if pass_on is None:
+            return False
+        try:
+            made = pass_on(NodeView(node), self)
+        except Unmatched:
+            return False
+        if made is not None:
+            self._found[node.outputs[0]] = made
+        return made is not None
+
+    def sizes_in(self, value: ir.Value | None) -> list[Size]:
+        """The axes whose sizes are among the elements of a value."""
+        return [element for element in self.of(value) or () if isinstance(element, Size)]
+
+
+def rewrite(node: ir.Node, index: int, numbers: Mapping[int, int], names: Names) -> ir.Value:
+    """The shape that an input of a node holds with other numbers in it, as a new value.
+
+    Raises Unmatched where an element is not a constant.
+    """
+    value = node.inputs[index]
+    assert value is not None
+    return _rewritten(node, value, numbers, names)
+
+
+def _rewritten(
+    node: ir.Node, value: ir.Value, numbers: Mapping[int, int], names: Names
+) -> ir.Value:
+    tensor, producer = ops.constant(value), value.producer()
+    if tensor is not None:
+        array = tensor.numpy().copy()
+        for at, number in numbers.items():
+            array.reshape(-1)[at] = number
+        return constant(node, names.value(f"{value.name}_pruned"), array)
+    if producer is None or not ops.is_standard(producer, "Concat", *_PLAIN):
+        raise Unmatched("a size is computed in a way that can't be changed")
+    inputs, start = list(producer.inputs), 0
+    parts = inputs if producer.op_type == "Concat" else inputs[:1]
+    for at, part in enumerate(parts):
+        assert part is not None
+        count = _count(part) if len(parts) > 1 else max(numbers) + 1
+        inner = {key - start: n for key, n in numbers.items() if start <= key < start + count}
+        inputs[at] = _rewritten(node, part, inner, names) if inner else part
+        start += count
+    copy = ir.Node(
+        producer.domain,
+        producer.op_type,
+        inputs,
+        list(producer.attributes.values()),
+        name=names.node(f"{producer.name or producer.op_type}_pruned"),
+    )
+    copy.outputs[0].name = names.value(f"{value.name}_pruned")
+    copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+    assert node.graph is not None
+    node.graph.insert_before(node, copy)
+    return copy.outputs[0]
+
+
+def constant(node: ir.Node, name: str, array: np.ndarray) -> ir.Value:
+    """A new initializer of the graph that a node is in."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
+    )
+    assert isinstance(node.graph, ir.Graph)
+    node.graph.register_initializer(value)
+    return value
+
+
+def _count(value: ir.Value) -> int:
+    """The number of elements of a part of a shape."""
+    tensor = ops.constant(value)
+    shape = value.shape if tensor is None else tensor.shape
+    size = 1
+    for dim in shape if shape is not None else ("?",):
+        if not isinstance(dim, int):
+            raise Unmatched("a size is computed in a way that can't be changed")
+        size *= dim
+    return size
+
+
+def _shape(node: NodeView, sources: Sources) -> Elements | None:
+    value = node.node.inputs[0]
+    if value is None or value.shape is None:
+        return None
+    axes = range(len(value.shape))[node.attr("start", 0) or 0 : node.attr("end")]
+    return tuple(Size(value, axis) for axis in axes)
+
+
+def _same(node: NodeView, sources: Sources) -> Elements | None:
+    return sources.of(node.node.inputs[0])
+
+
+def _gather(node: NodeView, sources: Sources) -> Elements | None:
+    found, ids = sources.of(node.node.inputs[0]), sources.of(node.node.inputs[1])
+    if found is None or ids is None:
+        return None
+    if not all(
+        isinstance(each, Number) and -len(found) <= each.number < len(found) for each in ids
+    ):
+        return None
+    return _sizes(found[each.number] for each in ids if isinstance(each, Number))
+
+
+def _sizes(elements: Iterable[Element]) -> Elements:
+    """The elements without numbers, which could not be rewritten behind a look-up."""
+    return tuple(element if isinstance(element, Size) else None for element in elements)
+
+
+def _slice(node: NodeView, sources: Sources) -> Elements | None:
+    found = sources.of(node.node.inputs[0])
+    bounds = [
+        node.attr(name) if node.has(name) else _first_numbers(sources, node, index)
+        for index, name in ((1, "starts"), (2, "ends"), (4, "steps"))
+    ]
+    if found is None or not bounds[0] or not bounds[1]:
+        return None
+    step = bounds[2][0] if bounds[2] else 1
+    return _sizes(found[int(bounds[0][0]) : int(bounds[1][0]) : int(step)])
+
+
+def _first_numbers(sources: Sources, node: NodeView, index: int) -> Sequence[int] | None:
+    inputs = node.node.inputs
+    found = sources.of(inputs[index]) if index < len(inputs) else None
+    return None if found is None else [e.number for e in found if isinstance(e, Number)]
+
+
+def _concat(node: NodeView, sources: Sources) -> Elements | None:
+    made: list[Element] = []
+    known = False
+    for value in node.node.inputs:
+        found = sources.of(value)
+        known = known or found is not None
+        if value is None or (value.shape is None and found is None):
+            return None
+        made.extend((None,) * _count(value) if found is None else found)
+    return tuple(made) if known else None
+
+
+_PLAIN = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+
+_PASSING: Mapping[str, Callable[[NodeView, Sources], Elements | None]] = {
+    "Concat": _concat,
+    "Gather": _gather,
+    "Shape": _shape,
+    "Slice": _slice,
+    **dict.fromkeys(_PLAIN, _same),
+}
