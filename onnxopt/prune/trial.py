@@ -1,0 +1,126 @@
+"""What a change does to a model's outputs: how far they move on samples that are kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxopt.check.inputs import Feed
+from onnxopt.check.metric import choose
+from onnxopt.errors import BadInput
+from onnxopt.runtime.sessions import Session
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SCALES = np.geomspace(0.5, 2.5, 33)
+_ASLEEP = {"session.intra_op.allow_spinning": "0"}
+
+
+class Trials:
+    """The outputs of a model on a few samples, and how far other models are from them."""
+
+    def __init__(self, model: ir.Model, feeds: Sequence[Feed], *, threads: int = 0) -> None:
+        self._feeds = feeds
+        self._threads = threads
+        self._names = [str(value.name) for value in model.graph.outputs]
+        self._reference = self._outputs(model)
+        if not all(np.isfinite(array).all() for each in self._reference for array in each.values()):
+            raise BadInput(
+                "the model's outputs hold NaN or infinities on the data",
+                hint="look at the data, or at the model with `onnxopt validate`",
+            )
+
+    def divergence(self, model: ir.Model) -> float:
+        """How far the outputs of `model` are from the reference's; infinite where they are NaN.
+
+        For scores of classes the Kullback-Leibler divergence in nats a row, at the scale of the
+        scores that suits best (a common scale changes no class); else noise over signal.
+        """
+        found = self._outputs(model)
+        if not all(np.isfinite(array).all() for each in found for array in each.values()):
+            return float("inf")
+        return divergence(self._reference, found)
+
+    def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
+        session = Session.open(model, optimize=True, threads=self._threads, config=_ASLEEP)
+        found = []
+        for feed in self._feeds:
+            values = zip(self._names, session.run(feed, self._names), strict=True)
+            found.append({n: v for n, v in values if getattr(v, "dtype", None) == np.float32})
+        return found
+
+
+def divergence(
+    reference: Sequence[Mapping[str, Array]], candidate: Sequence[Mapping[str, Array]]
+) -> float:
+    """See Trials.divergence; both have the float outputs of each feed by name."""
+    if choose(reference[0]) == "agreement":
+        left, right = (
+            np.concatenate([next(iter(each.values())) for each in side]).astype(np.float64)
+            for side in (reference, candidate)
+        )
+        return _divergence_of_scores(left, right)
+    worst = 0.0
+    for name in reference[0]:
+        signal = noise = 0.0
+        for left, right in ((a[name], b[name]) for a, b in zip(reference, candidate, strict=True)):
+            signal += float(np.square(left, dtype=np.float64).sum())
+            noise += float(np.square(np.subtract(right, left), dtype=np.float64).sum())
+        worst = max(worst, noise / signal if signal else float(noise > 0))
+    return worst
+
+
+def _divergence_of_scores(left: Array, right: Array) -> float:
+    if (left >= 0).all() and np.allclose(left.sum(axis=1), 1, atol=1e-3):
+        left, right = (np.log(side.clip(1e-9)) for side in (left, right))
+    wanted = _log_softmax(left)
+    shares = np.exp(wanted)
+    return min(
+        float((shares * (wanted - _log_softmax(scale * right))).sum(axis=1).mean())
+        for scale in _SCALES
+    )
+
+
+def _log_softmax(scores: Array) -> Array:
+    moved = scores - scores.max(axis=1, keepdims=True)
+    result: Array = moved - np.log(np.exp(moved).sum(axis=1, keepdims=True))
+    return result
+
+
+class Tap:
+    """Runs as much of a model as some of its values need, and hands them out."""
+
+    def __init__(self, model: ir.Model, names: Iterable[str], *, threads: int = 0) -> None:
+        self._names = tuple(dict.fromkeys(names))
+        copy = model.clone()
+        values = {value.name: value for node in copy.graph for value in node.outputs}
+        values |= {value.name: value for value in copy.graph.inputs}
+        self._given = [n for n in self._names if values[n].is_graph_input()]
+        self._made = [n for n in self._names if n not in self._given]
+        copy.graph.outputs.clear()
+        for name in self._made:
+            value = values[name]
+            value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), None
+            copy.graph.outputs.append(value)
+        common.RemoveUnusedNodesPass()(copy)
+        self._session = None
+        if self._made:
+            self._session = Session.open(copy, optimize=True, threads=threads, config=_ASLEEP)
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """The values by name, for one feed."""
+        found = {name: np.asarray(feed[name]) for name in self._given}
+        if self._session is not None:
+            known = {n: v for n, v in feed.items() if n in self._session.feedable}
+            found |= zip(self._made, self._session.run(known, self._made), strict=True)
+        for name, array in found.items():
+            if not np.isfinite(array).all():
+                raise BadInput(
+                    f"the value {name!r} is NaN or infinite on a sample",
+                    hint="look at the sample, or at the model with `onnxopt validate`",
+                )
+        return found
