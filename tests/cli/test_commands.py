@@ -257,3 +257,31 @@ def test_rules_lists_and_explains(ran: Any) -> None:
     code, _, err = ran("rules", "fuse_gelo")
     assert code == 2
     assert "did you mean 'fuse_gelu'" in err
+
+
+def test_pictures_are_inputs_for_every_command_that_runs_models(mlp: Path, ran: Any) -> None:
+    pytest.importorskip("PIL.Image")
+    model = parse("g (float[N,3,4,4] x) => (float[N,3,4,4] y) { [n] y = Relu(x) }")
+    onnx.save(model, "net.onnx")
+    Path("pictures").mkdir()
+    Path("pictures/a.ppm").write_bytes(b"P6 4 4 255\n" + bytes(range(48)))
+    data = ("--data", "pictures", "--preprocess", "unit", "--threads", "1")
+    assert ran("validate", "net.onnx", "net.onnx", *data)[0] == 0
+    assert ran("bench", "net.onnx", "--seconds", "0.1", *data)[0] == 0
+    code, out, _ = ran("optimize", "net.onnx", "--no-bench", *data)
+    assert code == 0
+    assert "in 1 run" in out
+    code, _, err = ran("validate", "net.onnx", "net.onnx", "--data", "pictures")
+    assert code == 2 and "--preprocess" in err
+    code, _, err = ran("validate", "net.onnx", "net.onnx", "--preprocess", "unit")
+    assert code == 2 and "no pictures" in err
+
+
+def test_a_report_is_written_whole_or_not_at_all(mlp: Path, ran: Any) -> None:
+    code, _, _ = ran("optimize", mlp, "--report", "r.html", *FAST)
+    assert code == 0
+    assert Path("r.html").read_text().startswith("<!DOCTYPE html>")
+    Path("taken.md").mkdir()
+    code, _, err = ran("optimize", mlp, "--report", "taken.md", *FAST)
+    assert code == 2 and "taken.md" in err
+    assert not [name for name in os.listdir() if "part" in name]

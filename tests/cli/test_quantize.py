@@ -119,3 +119,35 @@ def test_pictures_are_data_when_it_is_said_how_they_are_read(here: Path, ran: An
     assert code == 2 and "--preprocess" in error
     code, _, _ = ran(*asked, "--preprocess", "imagenet")
     assert code == 0 and json.loads((here / "plan.json").read_text())["grids"]
+
+
+def test_optimize_can_quantize_in_the_same_go(here: Path, ran: Any) -> None:
+    code, out, err = ran(
+        "optimize", "net.onnx", "--quantize", "--data", "data.npy", "-o", "out.onnx",
+        "--disable", "fold_batch_norm_into_conv", "--report", "r.html", "--report", "r.json", *FAST,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "QuantizeLinear" in _ops("out.onnx")
+    report = json.loads(Path("r.json").read_text())
+    assert [stage["name"] for stage in report["stages"]] == ["original", "optimized", "quantized"]
+    assert "fold_batch_norm_into_conv" in report["optimization"]["options"]["disable"]
+    assert "<h2>What fired</h2>" in Path("r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--target", "cpu"), "--target is for quantization"),
+        (("--strict",), "--strict is for quantization"),
+        (("--quantize",), "there is no data"),
+        (("--quantize", "--data", "data.npy", "--provider", "cuda"), "CPU provider only"),
+    ],
+    ids=str,
+)
+def test_options_of_both_are_kept_apart(
+    here: Path, ran: Any, arguments: tuple[str, ...], word: str
+) -> None:
+    code, _, err = ran("optimize", "net.onnx", "-o", "out.onnx", *arguments)
+    assert code == 2
+    assert word in err
+    assert not Path("out.onnx").exists()
