@@ -122,7 +122,7 @@ def test_pictures_are_data_when_it_is_said_how_they_are_read(here: Path, ran: An
 
 
 def test_optimize_can_quantize_in_the_same_go(here: Path, ran: Any) -> None:
-    code, out, err = ran(
+    code, _, err = ran(
         "optimize", "net.onnx", "--quantize", "--data", "data.npy", "-o", "out.onnx",
         "--disable", "fold_batch_norm_into_conv", "--report", "r.html", "--report", "r.json", *FAST,
     )  # fmt: skip
