@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,27 @@ class Editor:
         self._describe(node.outputs[0], f"{name}_dequantized", codes.shape)
         graph.insert_before(before, node)
         return node.outputs[0]
+
+    def node(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Iterable[ir.Attr],
+    ) -> ir.Node:
+        """A new standard node of one output, placed before another; `result` names the output."""
+        name = self._names.node(f"{before.name or before.op_type}_{op_type.lower()}")
+        made = ir.Node("", op_type, inputs, list(attributes), name=name)
+        graph_of(before).insert_before(before, made)
+        return made
+
+    def result(self, node: ir.Node, name: str, like: ir.Value | None) -> ir.Value:
+        """The output of a new node, of the type and shape of `like`, or float."""
+        value = node.outputs[0]
+        value.name = self._names.value(name)
+        value.type = ir.TensorType(ir.DataType.FLOAT) if like is None else like.type
+        value.shape = None if like is None else like.shape
+        return value
 
     def recode(self, quantize: ir.Node, scale: float, zero_point: int, dtype: Any) -> None:
         """Give a Q, and all DQ that read it, another scale and zero point (per tensor)."""

@@ -19,6 +19,7 @@ from onnxopt.quantize.overflow import MOST, channel_rows, worst_pairs
 from onnxopt.quantize.placement import PLACEMENTS, WEIGHT_INPUT
 from onnxopt.quantize.products import bias_scale_error, right_axis
 from onnxopt.quantize.reasons import Why, blocked
+from onnxopt.quantize.repair_operators import can_unfold, dynamic_convolution, signed_product
 from onnxopt.quantize.units import (
     ABSORBED,
     Array,
@@ -103,6 +104,8 @@ def label(node: ir.Node) -> str:
 
 def _of_node(node: ir.Node) -> Iterator[Fault]:
     yield from _stored_overflow(node)
+    yield from _stored_signed(node)
+    yield from _requantized(node)
     unit = unit_of(node)
     if not any(maker is not None for maker in unit.sources):
         return
@@ -229,7 +232,29 @@ def _stored_overflow(node: ir.Node) -> Iterator[Fault]:
     tensor = ops.constant(node.inputs[place])
     if tensor is not None and tensor.dtype is ir.DataType.INT8:
         transposed = bool(int_attribute(node, "transB", 0))
-        yield from _risky(node, tensor.numpy(), op_type, transposed, False)
+        yield from _risky(node, tensor.numpy(), op_type, transposed, can_unfold(node))
+
+
+def _stored_signed(node: ir.Node) -> Iterator[Fault]:
+    if signed_product(node):
+        yield Fault(
+            "signed-activations",
+            label(node),
+            f"{node.op_type} reads int8 activations, which the CPU provider computes with slow"
+            " kernels; use uint8 for activations",
+            can_unfold(node),
+        )
+
+
+def _requantized(node: ir.Node) -> Iterator[Fault]:
+    if dynamic_convolution(node) is not None:
+        yield Fault(
+            "pure-overhead",
+            label(node),
+            "its input is quantized anew in every run, and that convolution is slower than a float"
+            " one; as float, its weight takes four times the bytes",
+            True,
+        )
 
 
 def _risky(
@@ -259,7 +284,10 @@ def _overhead(model: ir.Model) -> Iterator[Fault]:
         if is_quantize(node):
             message = f"the pair on {name} lies between nodes that stay float: pure cost"
         else:
-            message = f"the constant {name} is made float again in every run, for a float node"
+            message = (
+                f"the constant {name} is made float again in every run, for a float node; stored"
+                " as float it costs no time and more bytes"
+            )
         yield Fault("pure-overhead", label(node), message, possible)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -15,6 +15,11 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.opset import raise_opset
 from onnxopt.quantize.edit import Editor
 from onnxopt.quantize.lint import PER_CHANNEL_OPSET, Fault, lint
+from onnxopt.quantize.repair_operators import (
+    HOLDING_CODES,
+    restore_convolutions,
+    unfold_operators,
+)
 from onnxopt.quantize.repair_pairs import (
     absorb_activations,
     drop_idle,
@@ -28,10 +33,12 @@ from onnxopt.quantize.repair_weights import code_biases, fold_normalizations, ma
 _CLEANING = Options(only=("clean", "fold", "drop_cast_like"))
 
 Repair = Callable[[ir.Model, Editor], None]
+_NOT_INTEGER = frozenset({"misplaced-pair", "signed-activations"})
 
 # Biases come after all that changes a scale. What stays float goes before weights are made safe:
 # float kernels are the better for every bit.
 _REPAIRS: tuple[Repair, ...] = (
+    restore_convolutions,
     make_unsigned,
     fold_normalizations,
     absorb_activations,
@@ -63,21 +70,33 @@ def fix(model: io.Source) -> Repaired:
 
     What is constant is folded first: exporters leave biases that are computed in every run.
 
+    Operators that hold codes themselves (QLinearConv) become pairs where only that allows a repair.
+
     A model of an opset before 13 gets opset 13, the first that knows scales per channel.
 
     Raises BadModel if the model can't be read.
     """
     original = io.load(model)
     before = lint(original)
-    repaired = _cleaned(_raised(original) if before else original)
-    editor = Editor(repaired)
-    for repair in _REPAIRS:
-        repair(repaired, editor)
-    repaired = _cleaned(repaired)
-    left = lint(repaired)
+    start = _cleaned(_raised(original) if before else original)
+    repaired, left = _repaired(start, _REPAIRS)
+    if any(node.op_type in HOLDING_CODES for node in start.graph.all_nodes()) and before:
+        unfolded, remaining = _repaired(start, (unfold_operators, *_REPAIRS))
+        # Pairs that make no integer kernel are worse than the operators that they were.
+        if not {fault.kind for fault in remaining} & _NOT_INTEGER and len(remaining) <= len(left):
+            repaired, left = unfolded, remaining
     still = {(fault.kind, fault.node) for fault in left}
     fixed = tuple(fault for fault in before if (fault.kind, fault.node) not in still)
     return Repaired(repaired, fixed, left)
+
+
+def _repaired(model: ir.Model, repairs: Iterable[Repair]) -> tuple[ir.Model, tuple[Fault, ...]]:
+    copy = model.clone()
+    editor = Editor(copy)
+    for repair in repairs:
+        repair(copy, editor)
+    copy = _cleaned(copy)
+    return copy, lint(copy)
 
 
 def _raised(model: ir.Model) -> ir.Model:

@@ -178,6 +178,72 @@ def _(g: Drawing) -> str:
     return g.node("PRelu", g.pair(conv(g)), g.weight(8, 1, 1, dtype=np.uint8))
 
 
+def stored(g: Drawing, dtype: Any, low: int, high: int) -> list[str]:
+    """A QLinearConv, a pooling of its codes and a QLinearAdd, as other tools store them."""
+
+    def both(scale: float) -> list[str]:
+        return g.parameters(scale, dtype=dtype)
+
+    x, image, sums = both(0.02), both(0.1), both(0.15)
+    codes = g.constant(g.random.integers(low, high, (8, 8, 3, 3)).astype(np.int8))
+    scales = np.linspace(0.005, 0.01, 8).astype(np.float32)
+    weight = [codes, g.constant(scales), g.constant(np.zeros(8, np.int8))]
+    bias = g.constant(g.random.integers(-999, 999, 8).astype(np.int32))
+    q = g.node("QuantizeLinear", g.input(*IMAGE), *x)
+    c = g.node("QLinearConv", q, *x, *weight, *image, bias)
+    p = g.node("MaxPool", c, kernel_shape=[2, 2])
+    a = g.node("QLinearAdd", p, *image, p, *image, *sums, contrib=True)
+    return [g.node("DequantizeLinear", a, *sums)]
+
+
+@planted("signed-activations", "in an operator that holds codes", "QLinearConv")
+def _(g: Drawing) -> list[str]:
+    return stored(g, np.int8, -60, 60)
+
+
+@planted("saturation-risk", "in an operator that holds codes", "QLinearConv")
+def _(g: Drawing) -> list[str]:
+    return stored(g, np.uint8, -128, 128)
+
+
+def requantized(g: Drawing) -> str:
+    """A convolution as onnxruntime's dynamic quantizer writes it."""
+    codes, scale, zero = g.node("DynamicQuantizeLinear", g.input(*IMAGE), count=3)
+    weight = g.constant(g.random.integers(-60, 60, (8, 8, 3, 3)).astype(np.int8))
+    sums = g.node("ConvInteger", codes, weight, zero, g.constant(np.int8(0)))
+    factor = g.node("Mul", scale, g.constant(np.float32(0.01)))
+    return g.node("Mul", g.node("Cast", sums, to=onnx.TensorProto.FLOAT), factor)
+
+
+def test_a_convolution_whose_input_is_quantized_in_every_run_becomes_a_float_one() -> None:
+    model = drawn(requantized)
+    assert [fault.kind for fault in lint(model)] == ["pure-overhead"]
+    repaired = fix(model)
+    assert [node.op_type for node in repaired.model.graph] == ["Conv"]
+    assert repaired.left == () and decibels(model, repaired.model) > 30
+
+
+def test_operators_that_hold_codes_stay_where_nothing_is_wrong_with_them() -> None:
+    model = drawn(lambda g: stored(g, np.uint8, -60, 60))
+    assert lint(model) == ()
+    assert "QLinearConv" in {node.op_type for node in fix(model).model.graph}
+
+
+def test_what_can_not_be_written_as_pairs_stays_as_it_is_and_is_said_to() -> None:
+    def draw(g: Drawing) -> str:
+        x, y = g.parameters(0.02, dtype=np.int8), g.parameters(0.1, dtype=np.int8)
+        q = g.node("QuantizeLinear", g.input(4, 8), *x)
+        codes = g.constant(g.random.integers(-60, 60, (8, 16)).astype(np.int8))
+        w = [codes, g.input(), g.constant(np.int8(0))]
+        return g.node("DequantizeLinear", g.node("QLinearMatMul", q, *x, *w, *y), *y)
+
+    model = drawn(draw)
+    (fault,) = lint(model)
+    assert (fault.kind, fault.fix_possible) == ("signed-activations", False)
+    repaired = fix(model)
+    assert repaired.left and "QLinearMatMul" in {node.op_type for node in repaired.model.graph}
+
+
 @pytest.mark.parametrize("plant", PLANTED, ids=[f"{p.kind}: {p.title}" for p in PLANTED])
 def test_a_planted_fault_is_found_and_repaired(plant: Planted) -> None:
     model = drawn(plant.draw)
