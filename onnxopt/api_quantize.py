@@ -1,4 +1,4 @@
-"""`quantize` as users call it: optimizes, quantizes, times, decides, writes, reports."""
+"""`quantize` as users call it: checks what is asked for, and hands it to the mode."""
 
 from __future__ import annotations
 
@@ -11,36 +11,30 @@ from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from onnxopt import api, io
-from onnxopt.bench.cost import cost
-from onnxopt.bench.timing import Timing
-from onnxopt.bench.timing import bench as time_models
+from onnxopt import api, api_modes, io
 from onnxopt.check.metric import metric as metric_of
 from onnxopt.errors import BadInput
-from onnxopt.quantize import samples, static
 from onnxopt.quantize.clipping import METHODS
+from onnxopt.quantize.modes import MODES
 from onnxopt.quantize.records import QuantPlan
+from onnxopt.quantize.static import Settings
+from onnxopt.quantize.weight_only import Packing
 from onnxopt.quantize.weights import METHODS as WEIGHT_METHODS
-from onnxopt.report.quantization import QuantizationReport, layers_of, stages_of
-from onnxopt.report.record import Versions
+from onnxopt.report.quantization import QuantizationReport
 
 Progress: TypeAlias = "Callable[[float, str], None]"
 
-_TIMED = 2
-"""Samples that both models are timed on."""
 FIRST = (
     "level", "only", "disable", "enable", "freeze_inputs", "max_growth", "opset", "passes", "check",
 )  # fmt: skip
 """Keywords of `optimize` that shape the float model that is quantized."""
-LEAST_OPSET = 13
-"""The first opset with a scale for each channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeResult:
     """The model to keep, the record of how it came about, and the plan behind it.
 
-    `model` is the quantized model, or the optimized float model where integers do not pay; where
+    `model` is the quantized model, or the optimized float model where that does not pay; where
     the budget was missed it is the float model too, and `best` the best quantized one.
     """
 
@@ -57,6 +51,7 @@ class QuantizeResult:
 def quantize(
     model: io.Source,
     *,
+    mode: str = "static",
     data: Any = None,
     target: str = "cpu",
     metric: Any = "auto",
@@ -65,9 +60,12 @@ def quantize(
     method: str = "minmax",
     percentile: float = 99.99,
     weights: Sequence[str] = WEIGHT_METHODS,
+    bits: int | None = None,
+    block: int | None = None,
     plan: QuantPlan | str | os.PathLike[str] | None = None,
     plan_only: bool = False,
     strict: bool = False,
+    sensitivity: bool = False,
     bench: bool = True,
     keep_best: bool = False,
     batch: int = 1,
@@ -83,15 +81,21 @@ def quantize(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> QuantizeResult:
-    """Make a model that runs in 8-bit integers where that is faster and accurate enough.
+    """Make a model smaller and faster by computing with fewer bits, where that is accurate enough.
 
-    The model is optimized first. What comes out is no slower than that, and loses no more than
-    `max_drop` on the samples that are kept apart; else it is the optimized float model.
+    The model is optimized first. What comes out loses no more than `max_drop` on the samples that
+    are kept apart, and is no slower than the optimized float model, or smaller where size is what
+    the mode is for; else it is the optimized float model.
 
     Args:
         model: A float model; it is never changed.
+        mode: "static" (integers between pairs with ranges from data), "dynamic" (integer products
+            whose inputs are coded as the model runs), "weights" (weights as codes, for size),
+            "fp16" or "bf16" (16-bit floats, for size and GPUs), or "auto" (the fastest of those
+            that fit a CPU).
         data: Samples of real inputs (see check.data.read_data); "random" makes noise up. Each
-            fifth run is kept apart to measure on.
+            fifth run is kept apart to measure on. Only "static" needs it; without it the other
+            modes can't say what they lose.
         target: Where the model is to run: "cpu", "openvino", "tensorrt", "qnn" or "generic".
         metric: How loss is measured, see check.metric.metric.
         labels: Class indices of all samples, for the metric "top1".
@@ -99,10 +103,15 @@ def quantize(
             agreement.
         method: How ranges are chosen, see quantize.calibrate.collect.
         percentile: What that method keeps.
-        weights: How weights are treated, see quantize.weights.prepare_weights.
+        weights: How weights are treated in "static", see quantize.weights.prepare_weights.
+        bits: For the mode "weights": 8 or 4 a weight of a product.
+        block: For the mode "weights": how many weights share a scale, a power of two from 16 on;
+            0 for a whole channel. By default a channel with 8 bits, and 32 with 4.
         plan: A plan, or the path of one, to carry out as it is.
         plan_only: Stop when the plan is made.
-        strict: Write nothing where a planned node does not run in integers.
+        strict: Write nothing where a planned node does not run as planned.
+        sensitivity: Measure what each node costs by itself, for the report, even where the budget
+            holds without it; for "static".
         bench: Time both models; without it the quantized model is kept untimed.
         keep_best: Where the budget is missed, write the best quantized model anyway.
         batch: Samples a run of `data`.
@@ -124,85 +133,50 @@ def quantize(
             is not usable.
     """
     started = time.perf_counter()
-    say = progress or (lambda share, doing: None)
-    settings = static.Settings(
-        target=target, method=_known(method, METHODS), percentile=percentile,
-        methods=tuple(weights), metric=metric_of(metric, labels),
-        max_drop=_budget(max_drop), threads=threads, cache=None if cache is None else Path(cache),
+    if mode not in MODES:
+        raise BadInput(f"there is no mode {mode!r}", hint=f"choose from {', '.join(MODES)}")
+    if data is None and mode != "static" and (labels is not None or max_drop is not None):
+        raise BadInput(
+            "a loss can only be measured on data, and there is none", hint="give some with --data"
+        )
+    request = api_modes.Request(
+        mode=mode,
+        packing=_packing(mode, bits, block),
+        settings=Settings(
+            target=target, method=_known(method, METHODS), percentile=percentile,
+            methods=tuple(weights), metric=metric_of(metric, labels), max_drop=_budget(max_drop),
+            sensitivity=sensitivity, threads=threads, cache=None if cache is None else Path(cache),
+        ),
+        data=data, labels=labels, batch=batch, preprocess=preprocess, plan=_plan(plan),
+        plan_only=plan_only, strict=strict, bench=bench,
+        first=None if optimize is None else _first(optimize), seed=seed,
+        input_shapes=input_shapes, dims=dims,
+        progress=progress or (lambda share, doing: None),
     )  # fmt: skip
-    given = _plan(plan)
     original = io.load(model)
     if output is not None:
         io.check_target(original, output, overwrite=overwrite)
-    static.refuse(original)
-    notes = []
-    first = _first(optimize)
-    opset = original.opset_imports.get("", LEAST_OPSET)
-    if max(opset, first.get("opset") or 0) < LEAST_OPSET:
-        first["opset"] = LEAST_OPSET
-        notes.append(f"the opset was raised from {opset} to {LEAST_OPSET}: scales by channel")
-    fresh = api.optimize(
-        model, bench=False, seed=seed, input_shapes=input_shapes, dims=dims, threads=threads,
-        progress=lambda doing: say(0.0, doing), **first,
-    )  # fmt: skip
-    if data is not None and isinstance(data, str) and data == samples.RANDOM:
-        notes.append("the samples are noise: neither ranges nor losses say much about real inputs")
-    split = samples.split(
-        data, fresh.model, batch=batch, preprocess=preprocess, labels=labels, seed=seed
-    )
-    timings: list[Timing] = []
-
-    def race(left: ir.Model, right: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> static.Speed:
-        timing = time_models(
-            [left, right] if optimize is None else [left, right, original],
-            names=("float", "int8") if optimize is None else ("float", "int8", "original"),
-            feeds=feeds[:_TIMED],
-            threads=threads,
-            progress=say,
-        )
-        timings.append(timing)
-        found = timing.comparisons[0]
-        # A slow model has few rounds, too few for a verdict; the interval then has to be enough.
-        faster = found.verdict == "faster" or found.speedup.low > timing.noise_floor
-        return static.Speed(found.speedup.median, faster)
-
-    outcome = static.quantize_static(
-        fresh.model, split, settings, race=race if bench else None, plan=given,
-        plan_only=plan_only, progress=say,
-    )  # fmt: skip
-    report = QuantizationReport(
-        source=api.name_of(model),
-        output="<memory>" if output is None else os.fspath(output),
-        target=outcome.plan.target,
-        verdict=outcome.verdict,
-        reason=outcome.reason,
-        score=outcome.score,
-        max_drop=None if outcome.score is None else outcome.score.allowed(settings.max_drop),
-        sqnr_db=outcome.sqnr_db,
-        layers=layers_of(outcome, fresh.model),
-        islands=outcome.islands,
-        back=outcome.back,
-        borders={} if outcome.proof is None else outcome.proof.borders,
-        timing=timings[0] if timings else None,
-        float_bytes=io.model_bytes(fresh.model),
-        bytes=None if outcome.best is None else io.model_bytes(outcome.best),
-        versions=Versions.here(),
-        notes=(*notes, split.note, *fresh.report.notes),
-        seconds=time.perf_counter() - started,
-        strict=strict,
-        optimization=fresh.report,
-        stages=stages_of(
-            fresh.report,
-            None if outcome.best is None else cost(outcome.best),
-            timings[0] if timings else None,
-            outcome.score,
-        ),
+    api_modes.refuse(original, request)
+    prepared = api_modes.prepare(model, original, request)
+    found, notes = api_modes.attempt(prepared, request)
+    outcome = found.outcome
+    report = api_modes.report_of(
+        found, prepared, request, notes, started, api.name_of(model), output
     )
     result = QuantizeResult(outcome.model, report, outcome.plan, outcome.best)
     if output is not None and not plan_only and (report.passed or keep_best):
         kept = result.model if report.passed else result.best or result.model
         io.save(kept, output, external=external, overwrite=overwrite)
     return result
+
+
+def _packing(mode: str, bits: int | None, block: int | None) -> Packing:
+    if mode != "weights" and (bits is not None or block is not None):
+        raise BadInput(
+            "bits and blocks are chosen for the mode weights only", hint="add --mode weights"
+        )
+    width = 8 if bits is None else bits
+    return Packing(width, (32 if width == 4 else 0) if block is None else block)
 
 
 def _first(optimize: Mapping[str, Any] | None) -> dict[str, Any]:

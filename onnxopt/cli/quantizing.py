@@ -15,6 +15,7 @@ from onnxopt.errors import BadInput
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+MODES = ["static", "dynamic", "weights", "fp16", "bf16", "auto"]
 METHODS = ["minmax", "average", "percentile", "entropy", "mse"]
 TARGETS = "cpu, openvino, tensorrt, qnn or generic"
 WHERE = "PATH|MODULE:FUNCTION|random"
@@ -51,6 +52,29 @@ def choices(command: Command) -> Command:
 
 
 _OPTIONS: list[Callable[[Any], Any]] = [
+    click.option(
+        "--mode",
+        type=click.Choice(MODES),
+        default="static",
+        show_default=True,
+        help="static: integers between pairs with ranges from --data; dynamic: integer products"
+        " whose inputs are coded as the model runs; weights: weights as codes, for size; fp16,"
+        " bf16: 16-bit floats, for size and GPUs; auto: the fastest of what fits a CPU.",
+        cls=Option,
+    ),
+    click.option(
+        "--bits",
+        type=int,
+        help="For --mode weights: bits of a weight, 8 or 4. [default: 8]",
+        cls=Option,
+    ),
+    click.option(
+        "--block",
+        type=int,
+        help="For --mode weights: how many weights share a scale, a power of two from 16 on, or 0"
+        " for a channel. [default: 0, and 32 with 4 bits]",
+        cls=Option,
+    ),
     click.option(
         "--target", default="cpu", show_default=True, help=f"One of {TARGETS}.", cls=Option
     ),
@@ -106,6 +130,12 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         cls=Option,
     ),
     click.option(
+        "--sensitivity",
+        is_flag=True,
+        help="Measure what each node costs by itself, for the report; --report with .html does.",
+        cls=Option,
+    ),
+    click.option(
         "--keep-best",
         is_flag=True,
         help="Where the budget is missed, write the best found anyway.",
@@ -141,6 +171,7 @@ def carry_out(
     verbose: bool,
     quiet: bool,
     as_json: bool,
+    sensitivity: bool,
     **asked: Any,
 ) -> int:
     """Quantize, write and tell what was asked for; the exit code. `asked` goes to the API."""
@@ -152,6 +183,7 @@ def carry_out(
             model,
             labels=None if labels is None else _labels(labels),
             plan_only=plan_only is not None,
+            sensitivity=sensitivity or any(path.lower().endswith(".html") for path in reports),
             progress=lambda share, doing: progress.share(share, doing),
             **asked,
         )

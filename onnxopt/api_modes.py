@@ -1,0 +1,292 @@
+"""The steps of `quantize` for every mode: optimize, read data, run the mode, time, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import onnx_ir as ir
+
+from onnxopt import api, io
+from onnxopt.bench.cost import cost
+from onnxopt.bench.timing import Timing
+from onnxopt.bench.timing import bench as time_models
+from onnxopt.check.feeds import synthesize
+from onnxopt.errors import BadInput
+from onnxopt.passes import shapes
+from onnxopt.quantize import samples, static
+from onnxopt.quantize.auto import fitting
+from onnxopt.quantize.code_modes import (
+    DYNAMIC_TARGETS,
+    WEIGHT_TARGETS,
+    DynamicMode,
+    WeightsMode,
+    refuse_target,
+)
+from onnxopt.quantize.draft import name_all
+from onnxopt.quantize.half_mode import HalfMode, refuse_half, refuse_types
+from onnxopt.quantize.modes import Given, Mode, run_mode
+from onnxopt.quantize.records import QuantPlan
+from onnxopt.quantize.static import Outcome, Settings, Speed
+from onnxopt.quantize.weight_only import Packing
+from onnxopt.report.quantization import QuantizationReport, layers_of, stages_of
+from onnxopt.report.record import Versions
+
+Progress: TypeAlias = "Callable[[float, str], None]"
+
+LEAST_OPSET = 13
+"""The first opset with a scale for each channel."""
+LARGE_BYTES = 1 << 29
+"""Models over this are not run just to prove what the optimizer did: that takes them thrice."""
+_TIMED = 2
+"""Samples that both models are timed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asked for, checked; `api_quantize.quantize` says what each part is."""
+
+    mode: str
+    packing: Packing
+    settings: Settings
+    data: Any = None
+    labels: Any = None
+    batch: int = 1
+    preprocess: str | None = None
+    plan: QuantPlan | None = None
+    plan_only: bool = False
+    strict: bool = False
+    bench: bool = True
+    first: Mapping[str, Any] | None = None
+    seed: int = 0
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    dims: Mapping[str, int] | None = None
+    progress: Progress = field(default=lambda share, doing: None)
+
+    @property
+    def opset(self) -> int:
+        """The first opset that can say what the mode makes."""
+        if self.mode == "weights":
+            return self.packing.opset
+        return LEAST_OPSET if self.mode in ("static", "auto", "bf16") else 11
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The float model on its way: as given, optimized, and with all nodes named."""
+
+    original: ir.Model
+    optimized: api.Result
+    named: ir.Model
+    samples: samples.Samples | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of one mode, and its timing if any."""
+
+    mode: str
+    outcome: Outcome
+    timing: Timing | None
+
+    @property
+    def speedup(self) -> float:
+        """How much faster than the float model, 1 where that was not measured."""
+        return self.timing.comparisons[0].speedup.median if self.timing is not None else 1.0
+
+
+def refuse(model: ir.Model, request: Request) -> None:
+    """Raise BadInput where the mode can do nothing for the model, or the target not run it."""
+    mode, target = request.mode, request.settings.target
+    if mode in ("fp16", "bf16"):
+        refuse_half(mode, target)
+        refuse_types(model, mode)
+        return
+    static.refuse(model)
+    known = {"dynamic": DYNAMIC_TARGETS, "auto": ("cpu",), "weights": WEIGHT_TARGETS}.get(mode)
+    if known is not None:
+        refuse_target(mode, target, known)
+
+
+def prepare(model: io.Source, original: ir.Model, request: Request) -> Prepared:
+    """Optimize the model, name its nodes, read the data.
+
+    Raises OnnxoptError where the model or the data is not usable.
+    """
+    notes = []
+    first = dict(request.first or {})
+    opset = original.opset_imports.get("", request.opset)
+    if max(opset, first.get("opset") or 0) < request.opset:
+        first["opset"] = request.opset
+        notes.append(f"the opset was raised from {opset} to {request.opset} for {request.mode}")
+    if io.model_bytes(original) > LARGE_BYTES and request.first is None:
+        first["check"] = False
+        notes.append("the model is large: that optimizing it changed nothing was not proven here")
+    progress = request.progress
+    fresh = api.optimize(
+        model, bench=False, seed=request.seed, input_shapes=request.input_shapes,
+        dims=request.dims, threads=request.settings.threads,
+        progress=lambda doing: progress(0.0, doing), **first,
+    )  # fmt: skip
+    named = fresh.model.clone()
+    name_all(named)
+    return Prepared(original, fresh, named, _samples(fresh.model, request, notes), tuple(notes))
+
+
+def _samples(model: ir.Model, request: Request, notes: list[str]) -> samples.Samples | None:
+    if request.data is None and request.mode != "static":
+        if request.mode != "auto":
+            notes.append("there is no data: what it costs in accuracy was not measured")
+        return None
+    if isinstance(request.data, str) and request.data == samples.RANDOM:
+        notes.append("the samples are noise: neither ranges nor losses say much about real inputs")
+    found = samples.split(
+        request.data, model, batch=request.batch, preprocess=request.preprocess,
+        labels=request.labels, seed=request.seed,
+    )  # fmt: skip
+    notes.append(found.note)
+    return found
+
+
+def attempt(prepared: Prepared, request: Request) -> tuple[Attempt, tuple[str, ...]]:
+    """What came of the mode, or of the best one for `auto`; and a word on the others."""
+    if request.mode != "auto":
+        return _attempt(prepared, request, request.mode), ()
+    notes, tried = [], []
+    for fit in fitting(prepared.named, has_data=prepared.samples is not None):
+        if fit.refusal:
+            notes.append(f"auto left out {fit.mode}: {fit.refusal}")
+            continue
+        found = _attempt(prepared, replace(request, plan_only=request.plan_only), fit.mode)
+        tried.append(found)
+        notes.append(f"auto tried {fit.mode}: {found.outcome.verdict}, {found.outcome.reason}")
+        if request.plan_only:
+            break
+    if not tried:
+        raise BadInput(
+            "auto found nothing to try: " + "; ".join(notes),
+            hint="give samples of real inputs with --data, or choose a --mode",
+        )
+    notes.append("auto leaves out weights, fp16 and bf16: on a CPU they are smaller, not faster")
+    return max(tried, key=_rank), tuple(notes)
+
+
+def _rank(found: Attempt) -> tuple[bool, bool, float]:
+    verdict = found.outcome.verdict
+    kept = verdict not in ("float", "over budget")
+    return kept, verdict == "float", found.speedup
+
+
+def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:
+    timings: list[Timing] = []
+
+    def race(left: ir.Model, right: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> Speed:
+        timing = _time(left, right, feeds, prepared, request, _label(name, request))
+        timings.append(timing)
+        found = timing.comparisons[0]
+        # A slow model has few rounds, too few for a verdict; the interval then has to be enough.
+        faster = found.verdict == "faster" or found.speedup.low > timing.noise_floor
+        return Speed(found.speedup.median, faster)
+
+    raced = race if request.bench else None
+    if name == "static":
+        assert prepared.samples is not None
+        outcome = static.quantize_static(
+            prepared.optimized.model, prepared.samples, request.settings, race=raced,
+            plan=request.plan, plan_only=request.plan_only, progress=request.progress,
+        )  # fmt: skip
+    else:
+        shapes.infer(prepared.named)
+        given = Given(
+            request.settings, prepared.samples, lambda: _timed(prepared, request), raced,
+            request.plan, request.plan_only, request.progress,
+        )  # fmt: skip
+        outcome = run_mode(prepared.named, _mode(name, prepared, request), given)
+        if outcome.model is prepared.named:
+            outcome = replace(outcome, model=prepared.optimized.model)
+    return Attempt(name, outcome, timings[0] if timings else None)
+
+
+def _mode(name: str, prepared: Prepared, request: Request) -> Mode:
+    feeds = None if prepared.samples is None else prepared.samples.calibration
+    threads = request.settings.threads
+    if name == "dynamic":
+        return DynamicMode(feeds, threads)
+    if name == "weights":
+        return WeightsMode(request.packing, feeds, threads)
+    return HalfMode(name, request.settings.target, feeds, threads)
+
+
+def _label(name: str, request: Request) -> str:
+    return f"int{request.packing.bits}" if name not in ("fp16", "bf16") else name
+
+
+def _timed(prepared: Prepared, request: Request) -> Sequence[Mapping[str, Any]]:
+    """The samples to time on: real ones, else made-up ones of likely sizes."""
+    if prepared.samples is not None:
+        return prepared.samples.held[:_TIMED]
+    bound = shapes.declared_copy(prepared.optimized.model)
+    return list(synthesize(bound, seed=request.seed, count=_TIMED))
+
+
+def _time(
+    left: ir.Model,
+    right: ir.Model,
+    feeds: Sequence[Mapping[str, Any]],
+    prepared: Prepared,
+    request: Request,
+    label: str,
+) -> Timing:
+    io.release(left)
+    with_original = request.first is not None
+    return time_models(
+        [left, right, prepared.original] if with_original else [left, right],
+        names=("float", label, "original") if with_original else ("float", label),
+        feeds=feeds[:_TIMED],
+        threads=request.settings.threads,
+        progress=request.progress,
+    )
+
+
+def report_of(
+    found: Attempt,
+    prepared: Prepared,
+    request: Request,
+    notes: tuple[str, ...],
+    started: float,
+    source: str,
+    output: str | os.PathLike[str] | None,
+) -> QuantizationReport:
+    """The record of what came of it."""
+    outcome, timing, fresh = found.outcome, found.timing, prepared.optimized
+    score = outcome.score
+    return QuantizationReport(
+        source=source,
+        output="<memory>" if output is None else os.fspath(output),
+        target=outcome.plan.target,
+        mode=found.mode,
+        verdict=outcome.verdict,
+        reason=outcome.reason,
+        score=score,
+        max_drop=None if score is None else score.allowed(request.settings.max_drop),
+        sqnr_db=outcome.sqnr_db,
+        layers=layers_of(outcome, fresh.model if found.mode == "static" else prepared.named),
+        islands=outcome.islands,
+        back=outcome.back,
+        borders={} if outcome.proof is None else outcome.proof.borders,
+        timing=timing,
+        float_bytes=io.model_bytes(fresh.model),
+        bytes=None if outcome.best is None else io.model_bytes(outcome.best),
+        versions=Versions.here(),
+        notes=(*prepared.notes, *notes, *fresh.report.notes),
+        seconds=time.perf_counter() - started,
+        strict=request.strict,
+        optimization=fresh.report,
+        stages=stages_of(
+            fresh.report, None if outcome.best is None else cost(outcome.best), timing, score
+        ),
+    )
