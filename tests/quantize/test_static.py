@@ -128,6 +128,18 @@ def test_the_node_that_ruins_the_output_goes_back_to_float(data: dict[str, Any])
     assert any("more accuracy than the budget" in reasons[name] for name in held.report.back)
 
 
+def test_what_each_node_costs_is_measured_where_it_is_asked_for(
+    net: onnx.ModelProto, made: QuantizeResult, data: dict[str, Any]
+) -> None:
+    asked = quantize(net, data=data, bench=False, threads=1, sensitivity=True)
+    assert made.report.islands == ()
+    nodes = [name for island in asked.report.islands for name in island.nodes]
+    assert {"c1", "c2", "out"} <= set(nodes)
+    noise = [island.sqnr_db for island in asked.report.islands]
+    assert noise == sorted(noise)
+    assert asked.report.back == ()
+
+
 def test_an_edited_plan_is_carried_out_as_it_is(
     net: onnx.ModelProto, data: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -238,8 +250,8 @@ def test_few_samples_tell_what_a_class_that_changes_costs() -> None:
     wanted = [{"y": np.array([[1.0, 0.0]])}, {"y": np.array([[1.0, 0.9]])}]
     found = [{"y": np.array([[1.0, 0.5]])}, {"y": np.array([[1.0, 0.9]])}]
     score = metric("agreement").score(wanted, found, [{}, {}])
-    # One of four pairs of a sample and an error changes, with a standard error of a quarter.
-    assert (score.candidate, score.drop) == (1.0, pytest.approx(0.25 + 0.25))
+    # Both leads lie within 1, and an error takes a quarter of that; two samples tell it badly.
+    assert (score.candidate, score.drop) == (1.0, pytest.approx(0.25 * (1 + 0.5**0.5)))
     right = metric("top1", labels=[0, 1]).score(wanted, found, [{}, {}])
     assert (right.candidate, right.drop) == (0.5, pytest.approx(-0.25))
     assert right.within(0.0)
@@ -254,12 +266,17 @@ def test_one_right_answer_less_is_a_loss_however_few_the_samples() -> None:
 
 
 def test_margins_of_further_samples_count() -> None:
-    sure, unsure = {"y": np.array([[9.0, 0.0]])}, {"y": np.array([[0.2, 0.0]])}
+    sure, unsure = {"y": np.array([[9.0, 0.0]])}, {"y": np.array([[0.9, 0.0]])}
     found = {"y": np.array([[9.0, 0.3]])}
-    alone = metric("agreement").score([sure], [found], [{}])
-    more = metric("agreement").score([sure], [found], [{}], [unsure, sure])
-    assert alone.drop == 0.0
-    assert more.drop > 1 / 3
+    alone = metric("agreement").score([sure], [found], [{}], [sure] * 40)
+    more = metric("agreement").score([sure], [found], [{}], [unsure] * 40)
+    assert more.drop == pytest.approx(10 * alone.drop)
+
+
+def test_a_collapse_is_seen_whatever_the_margins_say() -> None:
+    wanted = [{"y": np.array([[9.0, 0.0, 8.0]])}] * 50
+    found = [{"y": np.array([[9.0, 9.9, 8.0]])}] * 50
+    assert metric("agreement").score(wanted, found, [{}] * 50).drop == 1.0
 
 
 def test_scores_of_classes_are_told_from_other_outputs() -> None:
