@@ -53,6 +53,7 @@ class Settings:
     max_drop: float | None = None
     threads: int = 0
     cache: Path | None = None
+    sensitivity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,10 @@ class _Run:
             held, best = put_back(search, islands)
             if held is not None or (best is not None and best.score.drop < found.score.drop):
                 found = held or best or found
+        elif self._settings.sensitivity:
+            islands = sensitivities(
+                self._shop, found.plan, self._looked_at, self._progress, search.costs
+            )
         return self._outcome(found, islands, False, race, search.costs)
 
     def _runs(self, plan: QuantPlan) -> tuple[QuantPlan, dict[str, str]]:

@@ -106,7 +106,8 @@ def _sensitivity(report: QuantizationReport, verbose: bool) -> list[Block]:
     if not report.islands:
         blocks.append(
             Line(
-                "What each node costs by itself was not measured: nothing had to go back to float.",
+                "What each node costs by itself was not measured, as the budget held without it;"
+                " --sensitivity does.",
                 "quiet",
             )
         )
@@ -120,19 +121,21 @@ def _finite(layer: Layer) -> bool:
 def _islands(islands: Sequence[Island], verbose: bool) -> list[Block]:
     """Each island with a bar as long as the noise that it alone causes at the outputs."""
     shown = islands[: MOST_BARS if verbose else FEW]
+    timed = any(each.saved is not None for each in shown)
+    # Noise as large as the signal fills the bar; what is beyond is as bad.
     rows = [
-        Bar(listing(each.nodes, most=2), _noise(each.sqnr_db), _decibels(each.sqnr_db))
-        for each in shown
+        Bar(listing(each.nodes, most=2), min(each.error, 1.0), _island_text(each)) for each in shown
     ]
-    blocks = bars(("nodes in integers alone", "SQNR dB"), rows)
+    title = "SQNR dB, ms saved" if timed else "SQNR dB"
+    blocks = bars(("nodes in integers alone", title), rows)
     if len(islands) > len(shown):
         blocks.append(Line(f"and {len(islands) - len(shown)} that cost less", "quiet"))
     return blocks
 
 
-def _noise(sqnr_db: float) -> float:
-    """Noise over signal, 1 at most."""
-    return 1.0 if not sqnr_db > 0 else 10 ** (-sqnr_db / 10)
+def _island_text(island: Island) -> str:
+    words = _decibels(island.sqnr_db)
+    return words if island.saved is None else f"{words}, {1e3 * island.saved:.3f}"
 
 
 def _layers(report: QuantizationReport, verbose: bool) -> list[Block]:
