@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxopt import ops
 from onnxopt.check.inputs import Feed, InputSpec, checked_feed, inputs_of
 from onnxopt.errors import BadInput, RuntimeFailed
-from onnxopt.passes.shapes import infer
+from onnxopt.passes.shapes import declared_copy, infer
 from onnxopt.quantize.stacking import stack
 from onnxopt.runtime.sessions import Session
 
@@ -223,7 +223,8 @@ class Observer:
 
 def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
     """A copy of the model that also gives out values of its main graph, as float32 tensors."""
-    copy = model.clone()
+    # Inferred shapes of what a Loop carries are those of its first round.
+    copy = declared_copy(model)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     for name in names:
         value = values[name]
@@ -234,7 +235,7 @@ def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
 
 
 def _with_sizes(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    copy = model.clone()
+    copy = declared_copy(model)
     copy.graph.opset_imports.setdefault("", 13)
     values = {value.name: value for node in copy.graph for value in node.outputs}
     for name in names:

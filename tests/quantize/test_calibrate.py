@@ -14,6 +14,7 @@ from casefile import parse
 
 from onnxopt.check.data import read_data
 from onnxopt.errors import BadInput, RuntimeFailed
+from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
 from onnxopt.quantize.observe import Observer, activations
 from onnxopt.quantize.records import Range
@@ -100,12 +101,16 @@ def test_values_that_bodies_capture_are_observed_and_those_inside_are_noted() ->
     )
 
 
-def test_a_loop_runs_with_the_types_that_the_model_declares() -> None:
+@pytest.mark.parametrize("inferred", [False, True])
+def test_a_loop_runs_with_the_types_that_the_model_declares(inferred: bool) -> None:
     text = """g (float[2] x, int64 trips) => (float[2] y) <bool go = {1}>
     { a = Neg(x) b = Loop (trips, go, a) <body = l (int64 i, bool c, float[2] s)
         => (bool d, float[2] t) { d = Identity(c) t = Add(s, x) }> y = Neg(b) }"""
     feed = {"x": np.array([1, -2], np.float32), "trips": np.array(2)}
-    assert ranges(text, [feed])["y"] == Range(-1, 2)
+    model = load(text)
+    if inferred:
+        shapes.infer(model)
+    assert collect(model, [feed], threads=1)["y"] == Range(-1, 2)
 
 
 def test_several_inputs_one_of_them_of_integers() -> None:
