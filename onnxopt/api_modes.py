@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from onnxopt import api, io
 from onnxopt.bench.cost import cost
+from onnxopt.bench.race import Race
+from onnxopt.bench.race import race as race_models
 from onnxopt.bench.timing import Timing
-from onnxopt.bench.timing import bench as time_models
 from onnxopt.check.feeds import synthesize
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
@@ -185,12 +186,9 @@ def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:
     timings: list[Timing] = []
 
     def race(left: ir.Model, right: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> Speed:
-        timing = _time(left, right, feeds, prepared, request, _label(name, request))
-        timings.append(timing)
-        found = timing.comparisons[0]
-        # A slow model has few rounds, too few for a verdict; the interval then has to be enough.
-        faster = found.verdict == "faster" or found.speedup.low > timing.noise_floor
-        return Speed(found.speedup.median, faster)
+        found = _time(left, right, feeds, prepared, request, _label(name, request))
+        timings.append(found.timing)
+        return Speed(found.speedup, found.faster)
 
     raced = race if request.bench else None
     if name == "static":
@@ -208,7 +206,7 @@ def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:
         outcome = run_mode(prepared.named, _mode(name, prepared, request), given)
         if outcome.model is prepared.named:
             outcome = replace(outcome, model=prepared.optimized.model)
-    return Attempt(name, outcome, timings[0] if timings else None)
+    return Attempt(name, outcome, timings[-1] if timings else None)
 
 
 def _mode(name: str, prepared: Prepared, request: Request) -> Mode:
@@ -240,10 +238,10 @@ def _time(
     prepared: Prepared,
     request: Request,
     label: str,
-) -> Timing:
+) -> Race:
     io.release(left)
     with_original = request.first is not None
-    return time_models(
+    return race_models(
         [left, right, prepared.original] if with_original else [left, right],
         names=("float", label, "original") if with_original else ("float", label),
         feeds=feeds[:_TIMED],
