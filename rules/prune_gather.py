@@ -14,7 +14,7 @@ def _gather(flow: Flow) -> None:
         flow.keep(layout, "looks them up by numbers that it gets when it runs")
         places = [*flow.all_of(1)]
     elif not ids.array.shape:
-        flow.keep(layout, f"picks number {int(ids.array)} of them")
+        flow.keep_parts(layout, f"picks number {int(ids.array)} of them")
     else:
         places = [*flow.split(layout.take(ids.array.reshape(-1)), ids.array.shape)]
     others = [flow.of(0, each) for each in range(flow.rank(0))]

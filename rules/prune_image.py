@@ -12,7 +12,7 @@ def _depth_to_space(flow: Flow) -> None:
         out, moved = flow.split(x, (rest, block**2))
     else:
         moved, out = flow.split(x, (block**2, rest))
-    flow.keep(moved, "makes pixels of them")
+    flow.keep_parts(moved, "makes pixels of them")
     flow.give([flow.of(0, 0), out, None, None])
 
 

@@ -17,7 +17,7 @@ def _linear(flow: Flow) -> None:
                 if x.size % block:
                     return
                 x, inner = flow.split(x, (x.size // block, block))
-                flow.keep(inner, "gives a block of them one scale")
+                flow.keep_parts(inner, "gives a block of them one scale")
             flow.equal(x, *(flow.of(index, each) for index in (1, 2) if flow.rank(index)))
     elif scales > 1:
         return

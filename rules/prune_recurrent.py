@@ -16,7 +16,7 @@ def _recurrent(flow: Flow) -> None:
     for index, axis, count in stacked:
         if flow.rank(index):
             outer, inner = flow.split(flow.of(index, axis), (count, hidden.size))
-            flow.keep(outer, "has these gates")
+            flow.keep_parts(outer, "has these gates")
             flow.equal(hidden, inner)
     for index in _INITIAL:
         if flow.rank(index):

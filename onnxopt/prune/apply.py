@@ -16,7 +16,6 @@ from onnxopt.prune import targets
 from onnxopt.prune.flow import sizes_of
 from onnxopt.prune.records import Carrier, Group, Removal, Slot
 from onnxopt.rewrite.hit import NodeView
-from onnxopt.rewrite.names import Names
 
 Gone = Mapping[tuple[str, int], NDArray[np.int64]]
 """(name of a value, axis) → the coordinates that go, in ascending order."""
@@ -38,8 +37,8 @@ def remove(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Mod
     if not gone:
         return pruned
     nodes = [node for node in pruned.graph if not ops.is_standard(node, "Constant")]
-    names = Names([pruned.graph, *pruned.graph.subgraphs()])
-    _resize(nodes, gone, names)
+    maker = targets.Maker(pruned)
+    _resize(nodes, gone, maker)
     _slice(pruned, gone)
     shapes.remember_anew(_without_annotations(pruned, model))
     return pruned
@@ -85,11 +84,13 @@ def gone_from(groups: Iterable[Group], removal: Removal) -> dict[tuple[str, int]
 class NodeResize:
     """What the resizing of an operator sees of one node; see `onnxopt.rewrite.Resize`."""
 
-    def __init__(self, node: ir.Node, gone: Gone, names: Names, sources: targets.Sources) -> None:
+    def __init__(
+        self, node: ir.Node, gone: Gone, maker: targets.Maker, sources: targets.Sources
+    ) -> None:
         self.node = NodeView(node)
         self._sources = sources
         self._gone = gone
-        self._names = names
+        self._maker = maker
 
     def kept(self, index: int, axis: int) -> NDArray[np.int64] | None:
         inputs = self.node.node.inputs
@@ -115,11 +116,11 @@ class NodeResize:
             node.resize_inputs(index + 1)
         old = node.inputs[index]
         base = (node.outputs[0].name if old is None else old.name) or "sizes"
-        self._replace(index, targets.constant(node, self._names.value(f"{base}_pruned"), array))
+        self._replace(index, self._maker.constant(node, f"{base}_pruned", array))
 
     def put_sizes(self, index: int, numbers: Mapping[int, int]) -> None:
         if numbers:
-            self._replace(index, targets.rewrite(self.node.node, index, numbers, self._names))
+            self._replace(index, self._maker.rewritten(self.node.node, index, numbers))
 
     def _replace(self, index: int, value: ir.Value) -> None:
         old = self.node.node.inputs[index]
@@ -150,7 +151,7 @@ def _drop_unused(value: ir.Value | None) -> None:
             _drop_unused(each)
 
 
-def _resize(nodes: Iterable[ir.Node], gone: Gone, names: Names) -> None:
+def _resize(nodes: Iterable[ir.Node], gone: Gone, maker: targets.Maker) -> None:
     changed = {name for name, _ in gone}
     sources = targets.Sources()
     for node in nodes:
@@ -159,7 +160,7 @@ def _resize(nodes: Iterable[ir.Node], gone: Gone, names: Names) -> None:
         record = registry.channel_flows().get((domain, node.op_type))
         touched = any(v is not None and v.name in changed for v in (*node.inputs, *node.outputs))
         if record is not None and record.resize is not None and touched:
-            record.resize(NodeResize(node, gone, names, sources))
+            record.resize(NodeResize(node, gone, maker, sources))
 
 
 def _slice(model: ir.Model, gone: Gone) -> None:

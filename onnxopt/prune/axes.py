@@ -70,7 +70,8 @@ class Tokens:
         """Whether two axes already keep and lose the same coordinates."""
         if one.size is None or one.size != other.size:
             return one is other
-        first, second = _aligned(self.cells(one), self.cells(other))
+        cells = (self.cells(layout) for layout in (one, other))
+        first, second = _aligned(*(sets(np.where(self._stays[c], NOTHING, c)) for c in cells))
         return bool((first == second).all())
 
     def equal(self, one: Layout, other: Layout, reason: str) -> None:

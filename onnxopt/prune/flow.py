@@ -22,6 +22,10 @@ CONVERTING = frozenset({"Cast", "DequantizeLinear", "Identity"})
 """Between a stored weight and its user; they leave the axes as they are."""
 
 
+PARTS = "parts"
+"""The kind of what was never a channel: gates, the three of query, key and value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """A node that writes or sums over an axis, with the axes of its weight and bias, if any."""
@@ -56,6 +60,8 @@ class Walk:
         return axes[axis]
 
     def _why_fixed(self, value: ir.Value) -> str:
+        if value.is_graph_input() and value.is_initializer():
+            return f"a caller may override {value.name!r}: freezing the inputs makes it a constant"
         if value.is_graph_input():
             return f"they are the model's input {value.name!r}"
         return f"{value.name!r} has a fixed number of them"
@@ -94,9 +100,16 @@ def dims_of(value: ir.Value) -> list[Dim]:
     )
 
 
+def is_weight(value: ir.Value) -> bool:
+    """Whether a value is a constant, or filled with one number in a shape that can be changed."""
+    node = value.producer()
+    filled = node is not None and ops.is_standard(node, "ConstantOfShape")
+    return ops.is_constant(value) or (filled and ops.is_constant(node.inputs[0]))  # type: ignore[union-attr]
+
+
 def is_stored(value: ir.Value | None) -> bool:
     """Whether a value is a constant, or one that is only converted before it is used."""
-    while value is not None and not ops.is_constant(value):
+    while value is not None and not is_weight(value):
         node = value.producer()
         value = None if node is None or node.op_type not in CONVERTING else node.inputs[0]
     return value is not None
@@ -186,7 +199,7 @@ class NodeFlow:
         outputs = self.node.node.outputs
         if index >= len(outputs) or not outputs[index].name:
             return
-        why = f"{self._name} makes them"
+        why = f"they are positions that {self._name} computes, not channels"
         known = [None] * len(layouts) if outputs[index].shape is None else self.out_sizes(index)
         if len(known) != len(layouts):
             raise Unmatched("its output does not have the rank that it should have")
@@ -236,6 +249,10 @@ class NodeFlow:
         if kind:
             self._found.tokens.label(made, kind)
         return made
+
+    def keep_parts(self, layout: Layout, why: str) -> None:
+        self.label(layout, PARTS)
+        self.keep(layout, why)
 
     def keep(self, layout: Layout, why: str) -> None:
         self._found.tokens.freeze(layout, f"{self._name} {why}")
@@ -292,4 +309,4 @@ class NodeFlow:
         if size is None or layout.size == size:
             return layout
         self._found.tokens.freeze(layout, f"{self._name} makes an axis of another size of them")
-        return fixed(size, f"{self._name} makes them")
+        return fixed(size, f"{self._name} makes an axis of another size of them")

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.prune.axes import Tokens
-from onnxopt.prune.flow import CONVERTING, Place, Use, Walk, walk
+from onnxopt.prune.flow import CONVERTING, PARTS, Place, Use, Walk, is_weight, walk
 from onnxopt.prune.records import Carrier, Group, Positions, Reader, Slot, Writer
 from onnxopt.rewrite.flows import NOTHING
 
@@ -62,7 +62,7 @@ class _Collection:
         made = [self._group(index, draft) for index, draft in enumerate(drafts)]
         first = [self._first(draft) for draft in drafts]
         for index in sorted(range(len(drafts)), key=lambda index: (first[index], index)):
-            if made[index].slots:
+            if made[index].slots and made[index].kind != PARTS:
                 yield made[index]
 
     def _drafts(self) -> list[_Draft]:
@@ -89,12 +89,12 @@ class _Collection:
         slots = [
             Slot(str(value.name), axis, self._at(index, draft, (value, axis)))
             for value, axis in draft.places
-            if ops.is_constant(value)
+            if is_weight(value)
         ]
         carriers = [
             Carrier(str(value.name), axis, self._at(index, draft, (value, axis)))
             for value, axis in draft.places
-            if not ops.is_constant(value)
+            if not is_weight(value)
         ]
         by_place = {(slot.value, slot.axis): slot for slot in slots}
         outputs = {(carrier.value, carrier.axis): carrier for carrier in carriers}
@@ -175,7 +175,7 @@ def _stored(place: Place | None, slots: _Slots) -> Slot | None:
     """The constant that an axis of a weight comes from, with its channels."""
     while place is not None:
         value, axis = place
-        if ops.is_constant(value):
+        if is_weight(value):
             return slots.get((str(value.name), axis))
         node = value.producer()
         source = node.inputs[0] if node is not None and node.op_type in CONVERTING else None

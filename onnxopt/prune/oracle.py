@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxopt.prune.apply import Gone, gone_from
 from onnxopt.prune.flow import Use, sizes_of, walk
 from onnxopt.prune.records import Group, Removal
-from onnxopt.rewrite.names import Names
+from onnxopt.prune.targets import Maker
 
 
 def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Model:
@@ -21,7 +21,7 @@ def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Mod
     """
     gone = gone_from(groups, removal)
     copy = model.clone()
-    names = Names([copy.graph, *copy.graph.subgraphs()])
+    maker = Maker(copy)
     masked: dict[tuple[ir.Value, int], ir.Value] = {}
     for use in walk(copy.graph).readers:
         value, axis = use.place
@@ -29,28 +29,22 @@ def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Mod
             current = use.node.inputs[use.index]
             assert current is not None
             if (current, axis) not in masked:
-                masked[current, axis] = _mask(use, current, axis, gone, names)
+                masked[current, axis] = _mask(use, current, axis, gone, maker)
             use.node.replace_input_with(use.index, masked[current, axis])
     return copy
 
 
-def _mask(use: Use, value: ir.Value, axis: int, gone: Gone, names: Names) -> ir.Value:
+def _mask(use: Use, value: ir.Value, axis: int, gone: Gone, maker: Maker) -> ir.Value:
     """The value times zero where channels go and one elsewhere."""
     sizes = sizes_of(use.place[0])
     mask = np.ones([sizes[axis] or 0] + [1] * (len(sizes) - axis - 1))
     mask[gone[str(use.place[0].name), axis]] = 0
-    graph = use.node.graph
-    assert isinstance(graph, ir.Graph)
     dtype = value.dtype or ir.DataType.FLOAT
-    name = names.value(f"{use.place[0].name}_mask")
-    tensor = ir.tensor(mask.astype(dtype.numpy()), dtype=dtype, name=name)
-    constant = ir.Value(
-        name=name, type=ir.TensorType(dtype), shape=ir.Shape(mask.shape), const_value=tensor
-    )
-    graph.register_initializer(constant)
-    node = ir.Node("", "Mul", [value, constant], name=names.node(f"{name}_mul"))
+    constant = maker.constant(use.node, f"{value.name}_mask", mask.astype(dtype.numpy()))
+    node = ir.Node("", "Mul", [value, constant], name=maker.names.node(f"{value.name}_mul"))
     made = node.outputs[0]
-    made.name = names.value(f"{use.place[0].name}_masked")
+    made.name = maker.names.value(f"{value.name}_masked")
     made.type, made.shape = value.type, value.shape
-    graph.insert_before(use.node, node)
+    assert use.node.graph is not None
+    use.node.graph.insert_before(use.node, node)
     return made

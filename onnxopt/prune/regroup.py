@@ -12,7 +12,7 @@ Dim = int | str | None
 """A size, a name (equal names are equal sizes), or nothing known."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Axis:
     dim: Dim
     layout: Layout
@@ -56,33 +56,35 @@ def _taken(tokens: Tokens, left: list[_Axis], dim: Dim, last: bool, why: str) ->
         return left.pop(end).layout
     if not isinstance(dim, int) or dim < 2:
         return None
-    count, need = 0, dim
-    axes = left[::-1] if last else left
-    for axis in axes:
+    taken: list[_Axis] = []
+    need = dim
+    for axis in left[::-1] if last else left[:]:
         if need == 1:
             break
-        if not isinstance(axis.dim, int) or (axis.dim % need and need % axis.dim):
+        if isinstance(axis.dim, int) and axis.dim % need and need % axis.dim:
             return None
-        count += 1
-        if axis.dim > need:
-            _divide(tokens, left, axis, need, last, why)
-            need = 1
-        else:
-            need //= axis.dim
+        if not isinstance(axis.dim, int) or axis.dim > need:
+            axis = _divided(tokens, left, axis, need, last, why)
+        taken.append(axis)
+        need //= axis.dim if isinstance(axis.dim, int) else 1
     if need != 1:
         return None
-    taken = left[len(left) - count :] if last else left[:count]
-    del left[slice(len(left) - count, None) if last else slice(0, count)]
-    return tokens.merge([axis.layout for axis in taken])
+    for axis in taken:
+        left.remove(axis)
+    return tokens.merge([axis.layout for axis in (taken[::-1] if last else taken)])
 
 
-def _divide(
+def _divided(
     tokens: Tokens, left: list[_Axis], axis: _Axis, need: int, last: bool, why: str
-) -> None:
-    """Put two axes in the place of one; the one at the end in question is of size `need`."""
-    assert isinstance(axis.dim, int)
-    rest = axis.dim // need
+) -> _Axis:
+    """Put two axes in the place of one: that of size `need` at the end in question is given."""
+    rest = axis.dim // need if isinstance(axis.dim, int) else None
     sizes = (rest, need) if last else (need, rest)
-    parts = tokens.split(axis.layout, sizes, why)
+    if rest is None:
+        parts = [fixed(size, why) for size in sizes]
+    else:
+        parts = tokens.split(axis.layout, [size or 0 for size in sizes], why)
+    made = [_Axis(size, part) for size, part in zip(sizes, parts, strict=True)]
     at = left.index(axis)
-    left[at : at + 1] = [_Axis(size, part) for size, part in zip(sizes, parts, strict=True)]
+    left[at : at + 1] = made
+    return made[1 if last else 0]

@@ -76,61 +76,71 @@ class Sources:
         return [element for element in self.of(value) or () if isinstance(element, Size)]
 
 
-def rewrite(node: ir.Node, index: int, numbers: Mapping[int, int], names: Names) -> ir.Value:
-    """The shape that an input of a node holds with other numbers in it, as a new value.
+class Maker:
+    """Makes constants and nodes of one model, under names of their own."""
 
-    Raises Unmatched where an element is not a constant.
-    """
-    value = node.inputs[index]
-    assert value is not None
-    return _rewritten(node, value, numbers, names)
+    def __init__(self, model: ir.Model) -> None:
+        self.names = Names([model.graph, *model.graph.subgraphs()])
+        # An initializer had to be an input then, and the inputs stay as they are.
+        self._as_nodes = (model.ir_version or 4) < 4
 
+    def constant(self, node: ir.Node, base: str, array: np.ndarray) -> ir.Value:
+        """A new constant in the graph of a node, in front of it."""
+        name = self.names.value(base)
+        tensor = ir.tensor(array, name=name)
+        assert isinstance(node.graph, ir.Graph)
+        if self._as_nodes:
+            made = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)])
+            made.name, value = self.names.node(name), made.outputs[0]
+            value.name = name
+            node.graph.insert_before(node, made)
+        else:
+            value = ir.Value(name=name, const_value=tensor)
+            node.graph.register_initializer(value)
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+        return value
 
-def _rewritten(
-    node: ir.Node, value: ir.Value, numbers: Mapping[int, int], names: Names
-) -> ir.Value:
-    tensor, producer = ops.constant(value), value.producer()
-    if tensor is not None:
-        array = tensor.numpy().copy()
-        for at, number in numbers.items():
-            array.reshape(-1)[at] = number
-        return constant(node, names.value(f"{value.name}_pruned"), array)
-    if producer is None or not ops.is_standard(producer, "Concat", *_PLAIN):
-        raise Unmatched("a size is computed in a way that can't be changed")
-    inputs, start = list(producer.inputs), 0
-    parts = inputs if producer.op_type == "Concat" else inputs[:1]
-    for at, part in enumerate(parts):
-        assert part is not None
-        count = _count(part) if len(parts) > 1 else max(numbers) + 1
-        inner = {key - start: n for key, n in numbers.items() if start <= key < start + count}
-        inputs[at] = _rewritten(node, part, inner, names) if inner else part
-        start += count
-    copy = ir.Node(
-        producer.domain,
-        producer.op_type,
-        inputs,
-        list(producer.attributes.values()),
-        name=names.node(f"{producer.name or producer.op_type}_pruned"),
-    )
-    copy.outputs[0].name = names.value(f"{value.name}_pruned")
-    copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
-    assert node.graph is not None
-    node.graph.insert_before(node, copy)
-    return copy.outputs[0]
+    def rewritten(self, node: ir.Node, index: int, numbers: Mapping[int, int]) -> ir.Value:
+        """The shape that an input of a node holds with other numbers in it, as a new value.
 
+        Raises Unmatched where an element is not a constant.
+        """
+        value = node.inputs[index]
+        assert value is not None
+        return self._rewritten(node, value, numbers)
 
-def constant(node: ir.Node, name: str, array: np.ndarray) -> ir.Value:
-    """A new initializer of the graph that a node is in."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape.numpy()),
-        const_value=tensor,
-    )
-    assert isinstance(node.graph, ir.Graph)
-    node.graph.register_initializer(value)
-    return value
+    def _rewritten(self, node: ir.Node, value: ir.Value, numbers: Mapping[int, int]) -> ir.Value:
+        tensor, producer = ops.constant(value), value.producer()
+        if tensor is not None:
+            array = tensor.numpy().copy()
+            for at, number in numbers.items():
+                array.reshape(-1)[at] = number
+            return self.constant(node, f"{value.name}_pruned", array)
+        if producer is None or not ops.is_standard(producer, "Concat", *_PLAIN):
+            raise Unmatched("a size is computed in a way that can't be changed")
+        inputs, start = list(producer.inputs), 0
+        parts = inputs if producer.op_type == "Concat" else inputs[:1]
+        for at, part in enumerate(parts):
+            assert part is not None
+            count = _count(part) if len(parts) > 1 else max(numbers) + 1
+            inner = {key - start: n for key, n in numbers.items() if start <= key < start + count}
+            inputs[at] = self._rewritten(node, part, inner) if inner else part
+            start += count
+        return self._copied(node, producer, inputs)
+
+    def _copied(
+        self, before: ir.Node, node: ir.Node, inputs: Sequence[ir.Value | None]
+    ) -> ir.Value:
+        """The output of a copy of a node with other inputs."""
+        attributes = list(node.attributes.values())
+        copy = ir.Node(node.domain, node.op_type, inputs, attributes)
+        copy.name = self.names.node(f"{node.name or node.op_type}_pruned")
+        old, value = node.outputs[0], copy.outputs[0]
+        value.name = self.names.value(f"{old.name}_pruned")
+        value.type, value.shape = old.type, old.shape
+        assert before.graph is not None
+        before.graph.insert_before(before, copy)
+        return value
 
 
 def _count(value: ir.Value) -> int:

@@ -110,6 +110,9 @@ class Flow(Protocol):
     def keep(self, layout: Layout, why: str) -> None:
         """Keep all channels of an axis; `why` is a sentence without the node's name."""
 
+    def keep_parts(self, layout: Layout, why: str) -> None:
+        """Keep what was never a channel, such as the gates of an LSTM: nobody asks about it."""
+
     def label(self, layout: Layout, kind: str) -> None:
         """Say what the channels of an axis are called."""
 
