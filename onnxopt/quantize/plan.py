@@ -209,10 +209,11 @@ class _Planner:
         if spec.role is Role.MOVE or node.op_type == "GlobalAveragePool":
             known = bool(made) and all(made)
             return known and (self._feeds_integers(node) or spec.role is Role.ARITHMETIC)
+        beside = any(self._made_by(v) in self.chosen for v in node.inputs if v is not None)
         if self._eager:
-            return any(made)
+            return beside
         codes = [known or self._has_codes(value) for value, known in zip(reads, made, strict=True)]
-        return any(made) and all(codes)
+        return beside and all(codes)
 
     def _has_codes(self, value: ir.Value) -> bool:
         """Whether the value is quantized anyway, for a product that reads it."""

@@ -97,7 +97,15 @@ class Slices:
         return _weighted(means)
 
     def set_bias(self, value: str, bias: Array) -> None:
-        """Round `bias` to the int32 codes behind the DequantizeLinear that writes `value`."""
+        """Round `bias` to the int32 codes behind the DequantizeLinear that writes `value`.
+
+        Where the bias stays a float, `value` is the bias itself.
+        """
+        if value in self._initializers:
+            stored = self._initializers[value]
+            kept = bias.astype(np.float32).reshape(tuple(stored.dims))
+            stored.CopyFrom(numpy_helper.from_array(kept, value))
+            return
         codes, scale = (self._initializers[name] for name in self._makers[value].input[:2])
         steps = numpy_helper.to_array(scale).astype(np.float64)
         rounded = np.clip(np.rint(bias / steps), -(2**31), 2**31 - 1).astype(np.int32)
