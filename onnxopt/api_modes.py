@@ -29,7 +29,7 @@ from onnxopt.quantize.code_modes import (
 )
 from onnxopt.quantize.draft import name_all
 from onnxopt.quantize.half_mode import HalfMode, refuse_half, refuse_types
-from onnxopt.quantize.modes import Given, Mode, run_mode
+from onnxopt.quantize.modes import Given, Mode, is_large, run_mode
 from onnxopt.quantize.records import QuantPlan
 from onnxopt.quantize.static import Outcome, Settings, Speed
 from onnxopt.quantize.weight_only import Packing
@@ -40,8 +40,6 @@ Progress: TypeAlias = "Callable[[float, str], None]"
 
 LEAST_OPSET = 13
 """The first opset with a scale for each channel."""
-LARGE_BYTES = 1 << 29
-"""Models over this are not run just to prove what the optimizer did: that takes them thrice."""
 _TIMED = 2
 """Samples that both models are timed on."""
 
@@ -124,9 +122,11 @@ def prepare(model: io.Source, original: ir.Model, request: Request) -> Prepared:
     if max(opset, first.get("opset") or 0) < request.opset:
         first["opset"] = request.opset
         notes.append(f"the opset was raised from {opset} to {request.opset} for {request.mode}")
-    if io.model_bytes(original) > LARGE_BYTES and request.first is None:
-        first["check"] = False
-        notes.append("the model is large: that optimizing it changed nothing was not proven here")
+    if is_large(original) and request.mode != "static":
+        notes.append("the model is large: codes are those to nearest")
+        if request.first is None:
+            first["check"] = False
+            notes[-1] += ", and that optimizing it changed nothing was not proven"
     progress = request.progress
     fresh = api.optimize(
         model, bench=False, seed=request.seed, input_shapes=request.input_shapes,
@@ -200,7 +200,7 @@ def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:
     else:
         shapes.infer(prepared.named)
         given = Given(
-            request.settings, prepared.samples, lambda: _timed(prepared, request), raced,
+            request.settings, prepared.samples, lambda made: _timed(made, prepared, request), raced,
             request.plan, request.plan_only, request.progress,
         )  # fmt: skip
         outcome = run_mode(prepared.named, _mode(name, prepared, request), given)
@@ -211,6 +211,8 @@ def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:
 
 def _mode(name: str, prepared: Prepared, request: Request) -> Mode:
     feeds = None if prepared.samples is None else prepared.samples.calibration
+    if is_large(prepared.named):
+        feeds = None
     threads = request.settings.threads
     if name == "dynamic":
         return DynamicMode(feeds, threads)
@@ -223,12 +225,11 @@ def _label(name: str, request: Request) -> str:
     return f"int{request.packing.bits}" if name not in ("fp16", "bf16") else name
 
 
-def _timed(prepared: Prepared, request: Request) -> Sequence[Mapping[str, Any]]:
-    """The samples to time on: real ones, else made-up ones of likely sizes."""
+def _timed(made: ir.Model, prepared: Prepared, request: Request) -> Sequence[Mapping[str, Any]]:
+    """The samples to time on: real ones, else made-up ones of likely sizes that `made` takes."""
     if prepared.samples is not None:
         return prepared.samples.held[:_TIMED]
-    bound = shapes.declared_copy(prepared.optimized.model)
-    return list(synthesize(bound, seed=request.seed, count=_TIMED))
+    return list(synthesize(made, seed=request.seed, count=_TIMED))
 
 
 def _time(

@@ -6,10 +6,13 @@ there is data the loss is measured, and the worst nodes go back to float until t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 import onnx_ir as ir
@@ -29,6 +32,8 @@ from onnxopt.runtime.sessions import Session
 MODES = ("static", "dynamic", "weights", "fp16", "bf16", "auto")
 """What `quantize` can do to a model; `api_quantize.quantize` says what each is."""
 
+LARGE_BYTES = 1 << 29
+"""Models over this are not measured where it takes more than one session on a file."""
 _LOOKED_AT = 8
 _MOST_GROUPS = 24
 
@@ -68,13 +73,14 @@ class Mode(Protocol):
 class Given:
     """What a run of a mode goes by.
 
-    `samples` is None without data; `timed` are the feeds to race on. `plan` is to be carried out as
+    `samples` is None without data; `timed` gives the feeds to race a
+    model on. `plan` is to be carried out as
     it is, and with `plan_only` nothing is.
     """
 
     settings: Settings
     samples: Samples | None
-    timed: Callable[[], Sequence[Feed]]
+    timed: Callable[[ir.Model], Sequence[Feed]]
     race: Race | None
     plan: QuantPlan | None = None
     plan_only: bool = False
@@ -202,7 +208,7 @@ class _Run:
         if race is None:
             return mode.verdict, f"{held}; the time was not measured"
         self._given.progress(0.0, "timing")
-        speed = race(self._float, found.model, self._given.timed())
+        speed = race(self._float, found.model, self._given.timed(found.model))
         pace = f"runs at {speed.speedup:.2f}x the float model's speed"
         if speed.faster:
             return mode.verdict, f"{held}, and it {pace}"
@@ -216,11 +222,25 @@ def outputs(model: ir.Model, feeds: Sequence[Feed], threads: int) -> list[Output
     """What the model gives for each feed, on the kernels that onnxruntime chooses."""
     if not feeds:
         return []
-    session = Session.open(model, optimize=True, threads=threads)
-    names = [output.name for output in session.outputs]
-    found: list[Outputs] = [dict(zip(names, session.run(feed), strict=True)) for feed in feeds]
-    io.release(model)
-    return found
+    with _opened(model, threads) as session:
+        names = [output.name for output in session.outputs]
+        return [dict(zip(names, session.run(feed), strict=True)) for feed in feeds]
+
+
+@contextlib.contextmanager
+def _opened(model: ir.Model, threads: int) -> Iterator[Session]:
+    """A session; that of a large model reads a file, so that its weights are there only once."""
+    if not is_large(model):
+        yield Session.open(model, optimize=True, threads=threads)
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        path = io.save(model, Path(folder, "model.onnx"), external="file")
+        yield Session.open(path, optimize=True, threads=threads)
+
+
+def is_large(model: ir.Model) -> bool:
+    """Whether two copies of its weights in memory are one too many."""
+    return io.model_bytes(model) > LARGE_BYTES
 
 
 def _as_planned(choices: tuple[Choice, ...], plan: QuantPlan, mode: Mode) -> tuple[Choice, ...]:
