@@ -38,7 +38,9 @@ def _attention(
     scale = call.attr("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = _masked(call, query @ key.transpose(-1, -2) * scale, mask)
-    result = torch.softmax(scores, -1) @ value
+    # A row that may look at nothing gives zeros.
+    blind = torch.isneginf(scores).all(-1, keepdim=True)
+    result = torch.softmax(scores.masked_fill(blind, 0.0), -1).masked_fill(blind, 0.0) @ value
     return result.transpose(1, 2).flatten(2) if flat else result
 
 

@@ -23,7 +23,6 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Exp": torch.exp,
     "Floor": torch.floor,
     "HardSwish": functional.hardswish,
-    "IsInf": torch.isinf,
     "IsNaN": torch.isnan,
     "Log": torch.log,
     "Mish": functional.mish,
@@ -66,6 +65,12 @@ _MANY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @kernel(*_UNARY)
 def _unary(call: Call, x: Tensor) -> Tensor:
     return _UNARY[call.op_type](x)
+
+
+@kernel("IsInf")
+def _is_inf(call: Call, x: Tensor) -> Tensor:
+    below = torch.isneginf(x) if call.attr("detect_negative", 1) else torch.zeros_like(x) > 0
+    return below | torch.isposinf(x) if call.attr("detect_positive", 1) else below
 
 
 @kernel(*_BINARY)
@@ -128,6 +133,9 @@ def _leaky_relu(call: Call, x: Tensor) -> Tensor:
 
 @kernel("PRelu")
 def _prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
+    if call.opset < 7 and slope.dim() == 1:
+        # A slope for each channel.
+        slope = slope.reshape(-1, *[1] * (x.dim() - 2))
     return torch.where(x < 0, x * slope, x)
 
 
@@ -259,8 +267,10 @@ def _arg_extreme(call: Call, x: Tensor) -> Tensor:
 @kernel("TopK")
 def _top_k(call: Call, x: Tensor, k: Tensor | None = None) -> Any:
     count = ints(k)[0] if k is not None else call.attr("k")
-    found = torch.topk(x, count, call.attr("axis", -1), bool(call.attr("largest", 1)))
-    return found.values, found.indices
+    axis = call.attr("axis", -1)
+    # Of equal elements the first one comes first, which torch.topk does not promise.
+    found = torch.sort(x, dim=axis, descending=bool(call.attr("largest", 1)), stable=True)
+    return found.values.narrow(axis, 0, count), found.indices.narrow(axis, 0, count)
 
 
 @kernel("CumSum")
@@ -281,6 +291,15 @@ def _scaler(call: Call, x: Tensor) -> Tensor:
 _SCALER = ("offset", "scale")
 
 
-@kernel("Dropout", "Identity")
-def _identity(call: Call, x: Tensor, *others: Any) -> Any:
+@kernel("Identity")
+def _identity(call: Call, x: Any) -> Any:
+    return x
+
+
+@kernel("Dropout")
+def _dropout(
+    call: Call, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None
+) -> Any:
+    if training is not None and bool(training):
+        raise call.refuse("it is in training mode")
     return x if call.outputs < 2 else (x, torch.ones_like(x, dtype=torch.bool))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as functional
 
@@ -34,14 +36,14 @@ def _group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 @kernel("LayerNormalization")
-def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    if call.outputs > 1:
-        raise call.refuse("its statistics are asked for")
+def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
     axes = list(range(call.attr("axis", -1) % x.dim(), x.dim()))
-    centred = x - x.mean(axes, keepdim=True)
-    variance = centred.square().mean(axes, keepdim=True)
-    result = centred * torch.rsqrt(variance + call.attr("epsilon", 1e-5)) * scale
-    return result if bias is None else result + bias
+    mean = x.mean(axes, keepdim=True)
+    centred = x - mean
+    inverse = torch.rsqrt(centred.square().mean(axes, keepdim=True) + call.attr("epsilon", 1e-5))
+    result = centred * inverse * scale
+    result = result if bias is None else result + bias
+    return result if call.outputs < 2 else (result, mean, inverse)
 
 
 @kernel("SkipLayerNormalization", domain="com.microsoft")
@@ -70,7 +72,7 @@ def _rms_norm(call: Call, x: Tensor, scale: Tensor) -> Tensor:
 
 @kernel("LpNormalization")
 def _lp_norm(call: Call, x: Tensor) -> Tensor:
-    return functional.normalize(x, p=call.attr("p", 2), dim=call.attr("axis", -1), eps=0.0)
+    return functional.normalize(x, p=call.attr("p", 2), dim=call.attr("axis", -1), eps=1e-30)
 
 
 @kernel("LRN")
