@@ -20,6 +20,7 @@ from onnxopt.quantize.placement import PLACEMENTS, WEIGHT_INPUT
 from onnxopt.quantize.products import bias_scale_error, right_axis
 from onnxopt.quantize.reasons import Why, blocked
 from onnxopt.quantize.repair_operators import can_unfold, dynamic_convolution, signed_product
+from onnxopt.quantize.repair_pads import foldable_pad
 from onnxopt.quantize.units import (
     ABSORBED,
     Array,
@@ -110,7 +111,10 @@ def _of_node(node: ir.Node) -> Iterator[Fault]:
     if not any(maker is not None for maker in unit.sources):
         return
     why = blocked(unit)
-    if why is not None and is_intended(unit):
+    if foldable_pad(node) is not None:
+        message = "Pad has no integer kernel; the convolution after it can pad by itself"
+        yield Fault("misplaced-pair", label(node), message, True)
+    elif why is not None and is_intended(unit):
         yield from _misplaced(unit, why)
     yield from _axis(unit)
     error = bias_scale_error(unit)

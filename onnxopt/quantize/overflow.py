@@ -46,9 +46,9 @@ def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> t
     """Codes of a float weight and scales of its channels with which nothing overflows.
 
     The channels that need it get a larger scale. Their rounding errors are kept from adding up:
-    in each window of a convolution, and in each row of a product, as many are rounded the other
-    way as brings their sum below one half (after Guo et al., SQuant, 2022), for what comes in is
-    mostly of one sign and alike from place to place.
+    in each window of a convolution, and then in each channel, as many are rounded the other way as
+    brings their sum below one half (after Guo et al., SQuant, 2022), for what comes in is mostly of
+    one sign and alike from place to place.
 
     Args:
         weight: The float weight.
@@ -73,16 +73,22 @@ def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> t
             break
         # Rounding can push a pair back over the limit: a little more room each time.
         scale[risky] *= np.maximum(worst[risky] / MOST, 1 + 1 / 512)
-        codes[risky] = _balanced(windows[risky] / scale[risky, None, None])
+        wanted = windows[risky] / scale[risky, None, None]
+        whole = wanted.reshape(len(wanted), -1)
+        codes[risky] = _balanced(
+            _balanced(np.rint(wanted), wanted).reshape(whole.shape), whole
+        ).reshape(wanted.shape)
     return found, scale
 
 
-def _balanced(numbers: Array) -> Array:
-    """The numbers [..., count] rounded, so that the errors along the last axis sum to under 1/2."""
-    codes = np.rint(numbers)
-    if numbers.shape[-1] > 1:
-        errors = codes - numbers
-        surplus = np.rint(errors.sum(axis=-1, keepdims=True))
-        highest, lowest = (np.argsort(np.argsort(part, axis=-1)) for part in (-errors, errors))
-        codes += np.where(lowest < -surplus, 1, 0) - np.where(highest < surplus, 1, 0)
-    return codes.clip(-127, 127)
+def _balanced(codes: Array, wanted: Array) -> Array:
+    """Codes [..., count], some moved by one so that the errors along the last axis add up to less
+    than 1/2. The moved ones are those that were rounded farthest the other way."""
+    if wanted.shape[-1] == 1:
+        return codes
+    errors = codes - wanted
+    surplus = np.rint(errors.sum(axis=-1, keepdims=True))
+    highest, lowest = (np.argsort(np.argsort(part, axis=-1)) for part in (-errors, errors))
+    moved = np.where(lowest < -surplus, 1, 0) - np.where(highest < surplus, 1, 0)
+    balanced: Array = (codes + moved).clip(-127, 127)
+    return balanced

@@ -20,6 +20,7 @@ from onnxopt.quantize.repair_operators import (
     restore_convolutions,
     unfold_operators,
 )
+from onnxopt.quantize.repair_pads import fold_pads
 from onnxopt.quantize.repair_pairs import (
     absorb_activations,
     drop_idle,
@@ -41,6 +42,7 @@ _REPAIRS: tuple[Repair, ...] = (
     restore_convolutions,
     make_unsigned,
     fold_normalizations,
+    fold_pads,
     absorb_activations,
     share_quantizers,
     quantize_operands,

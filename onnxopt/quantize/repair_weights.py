@@ -128,7 +128,8 @@ def _code_bias(product: ir.Node, holder: ir.Node, slot: int, editor: Editor) -> 
     channels = codes.shape[axis]
     row = np.broadcast_to(bias.reshape(-1), channels).astype(np.float64)
     steps = before.scale.reshape(-1)[0] * coding.scale.reshape(-1)
-    if (np.abs(row / steps) > _LARGEST_BIAS).any():
+    largest = _LARGEST_BIAS if held is None else 2.0**31 - 1
+    if (np.abs(np.rint(row / steps)) > largest).any():
         return
     stored = np.rint(row / steps).astype(np.int32)
     scale = steps if steps.size > 1 else steps[0]

@@ -1,4 +1,4 @@
-"""On real models: what is planned in integers runs in integers, or the proof names what is in the way.
+"""On real models: what is planned in integers runs in integers, or the proof says why not.
 
 The models of `../shared/zoo` where it is there, and those of `models/`. Samples are those beside a
 model or made up: where nodes run does not depend on them.
@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from quantize_graphs import reads_the_table
 
-from onnxopt import io, registry
+from onnxopt import registry
 from onnxopt.api import optimize
 from onnxopt.check.feeds import synthesize
 from onnxopt.errors import BadInput
