@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import onnxopt
@@ -21,10 +22,16 @@ TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the models, and one of them as model.onnx; timing is cut short."""
+    """A folder with the models, one of them as model.onnx, and data; timing is cut short."""
     monkeypatch.setattr(trial, "MAX_ROUNDS", 4)
     shutil.copytree(ROOT / "models", tmp_path / "models")
     shutil.copy(ROOT / "models" / "digits_mlp.onnx", tmp_path / "model.onnx")
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "samples.npz", X=random.integers(0, 17, (30, 64)).astype(np.float32))
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        pixels = random.integers(0, 256, 32 * 32 * 3, dtype=np.uint8).tobytes()
+        (tmp_path / "photos" / f"{number}.ppm").write_bytes(b"P6 32 32 255\n" + pixels)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -48,7 +55,7 @@ def test_the_python_works(folder: Path, code: str) -> None:
     names: dict[str, object] = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)
     result = names["result"]
-    assert isinstance(result, onnxopt.Result)
+    assert isinstance(result, onnxopt.Result | onnxopt.QuantizeResult)
     assert result.report.passed
 
 

@@ -145,8 +145,9 @@ def _layers(report: QuantizationReport, verbose: bool) -> list[Block]:
     timed = any(layer.milliseconds is not None for layer in ranked)
     columns = ["node", "op", "runs as", ">SQNR dB"]
     columns += [">ms as float", ">ms now"] if timed else []
+    columns += ["why"] if verbose else []
     columns += [">low", ">high", "codes", ">scale"]
-    columns += [">zero point", "weight", "why"] if verbose else []
+    columns += [">zero point", "weight"] if verbose else []
     return table(columns, (_layer_row(layer, timed, verbose) for layer in ranked))
 
 
@@ -159,10 +160,11 @@ def _layer_row(layer: Layer, timed: bool, verbose: bool) -> list[str]:
     row = [layer.node, layer.op_type, layer.kernel, _decibels(layer.sqnr_db)]
     if timed:
         row += [_number(layer.float_milliseconds, 3), _number(layer.milliseconds, 3)]
+    if verbose:
+        row.append("; ".join(filter(None, (layer.reason, layer.fix))))
     row += [_number(layer.low), _number(layer.high), layer.bits, _number(layer.scale)]
     if verbose:
-        zero_point = "" if layer.zero_point is None else str(layer.zero_point)
-        row += [zero_point, layer.weight, "; ".join(filter(None, (layer.reason, layer.fix)))]
+        row += ["" if layer.zero_point is None else str(layer.zero_point), layer.weight]
     return row
 
 
@@ -206,7 +208,8 @@ def _verdict(report: QuantizationReport) -> tuple[str, Tone]:
         return f"Planned: {plural(chosen, 'node')} in integers.", "plain"
     if not report.kept:
         return f"The float model is kept: {report.reason}.", "plain"
-    how = "" if report.mode == "static" else f" ({report.mode}, {report.verdict})"
+    names = dict.fromkeys(name for name in (report.mode, report.verdict) if name != "static")
+    how = "" if report.mode == "static" else f" ({', '.join(names)})"
     return f"Quantized{how}: {report.reason}.", "good"
 
 

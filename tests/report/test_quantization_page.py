@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 import report_samples as samples
 
 from onnxopt.quantize.search import Island
@@ -29,7 +30,8 @@ def test_the_worst_layer_comes_first_with_its_times() -> None:
 def test_all_nodes_are_listed_with_reasons_where_everything_is_asked_for() -> None:
     text = markdown(quantization_page(samples.quantization(), verbose=True))
     assert "| conv_0 | Conv | float " in text
-    assert "int8 per channel | it has a kernel" in text
+    assert "| it has a kernel " in text
+    assert "| int8 per channel |" in text
     assert "## What fired" in text
 
 
@@ -57,6 +59,23 @@ def test_a_missed_budget_is_the_verdict() -> None:
     summary = quantization_page(missed)[-1]
     assert isinstance(summary, Summary)
     assert (summary.tone, summary.text) == ("bad", "The budget is missed: agreement drops by 0.2.")
+
+
+@pytest.mark.parametrize(
+    ("mode", "verdict", "words"),
+    [
+        ("static", "int8", "Quantized: it"),
+        ("weights", "int4", "Quantized (weights, int4): it"),
+        ("fp16", "fp16", "Quantized (fp16): it"),
+        ("dynamic", "float", "The float model is kept: it"),
+    ],
+)
+def test_the_mode_is_named_where_it_is_not_the_usual_one(
+    mode: str, verdict: str, words: str
+) -> None:
+    page = quantization_page(samples.quantization(mode=mode, verdict=verdict))
+    assert isinstance(page[-1], Summary)
+    assert page[-1].text.startswith(words)
 
 
 def test_the_figures_say_accuracy_time_and_size() -> None:
