@@ -18,6 +18,7 @@ from onnxopt.passes.propagate import (
     named_elements,
     roots,
 )
+from onnxopt.passes.propagate_contrib import CONTRIB_DIMS_RULES
 from onnxopt.passes.propagate_dims import DIMS_RULES, ML_DIMS_RULES
 from onnxopt.passes.propagate_elements import ELEMENTS_RULES
 
@@ -30,6 +31,7 @@ _MALFORMED = (
     ValueError,
 )
 _MOST_TRIALS = 3
+_OTHER_DIMS_RULES = {"ai.onnx.ml": ML_DIMS_RULES, "com.microsoft": CONTRIB_DIMS_RULES}
 _FIRST_CARRIED = 2
 """The inputs of a Loop and of its body begin with the number of the round and the condition."""
 
@@ -68,7 +70,7 @@ def _visit(node: ir.Node, facts: Facts, opset: int) -> None:
     """Find out about the outputs of one node whose inputs and bodies have been visited."""
     place = Place(node, facts, opset)
     standard = ops.is_standard(node)
-    rules = DIMS_RULES if standard else ML_DIMS_RULES if node.domain == "ai.onnx.ml" else {}
+    rules = DIMS_RULES if standard else _OTHER_DIMS_RULES.get(node.domain, {})
     shapes = _apply(rules.get(node.op_type), place)
     for index, value in enumerate(node.outputs):
         facts.merge(value, shapes[index] if index < len(shapes) else None)

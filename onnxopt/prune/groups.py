@@ -38,7 +38,7 @@ class _Draft:
 
 
 class _Collection:
-    """Gathers the tokens of a walk into groups: those that the same axes carry."""
+    """Gathers the tokens of a walk into groups: those that the same axes carry as often."""
 
     def __init__(self, graph: ir.Graph, found: Walk) -> None:
         self._found = found
@@ -66,24 +66,27 @@ class _Collection:
                 yield made[index]
 
     def _drafts(self) -> list[_Draft]:
-        signature: dict[int, list[Place]] = {}
+        signature: dict[int, list[tuple[Place, int]]] = {}
         for place in self._layouts:
-            for token in self._tokens_at(place):
-                signature.setdefault(token, []).append(place)
-        drafts: dict[tuple[tuple[Place, ...], str], _Draft] = {}
-        for token, places in signature.items():
-            key = (tuple(places), self._tokens.reason(token))
-            drafts.setdefault(key, _Draft([], places, key[1])).tokens.append(token)
+            for token, count in self._tokens_at(place).items():
+                signature.setdefault(token, []).append((place, count))
+        drafts: dict[tuple[tuple[tuple[Place, int], ...], str, str], _Draft] = {}
+        for token, found in signature.items():
+            key = (tuple(found), self._tokens.reason(token), self._tokens.kind(token))
+            draft = drafts.setdefault(key, _Draft([], [place for place, _ in found], key[1]))
+            draft.tokens.append(token)
         return list(drafts.values())
 
-    def _tokens_at(self, place: Place) -> list[int]:
+    def _tokens_at(self, place: Place) -> dict[int, int]:
+        """The tokens on an axis, in order, with the number of their coordinates."""
         layout = self._layouts.get(place)
         if layout is None:
-            return []
+            return {}
         cells = self._tokens.cells(layout)
-        found, first = np.unique(cells, return_index=True)
-        ordered = found[np.argsort(first, kind="stable")].tolist()
-        return [token for token in ordered if token != NOTHING]
+        found, first, counts = np.unique(cells, return_index=True, return_counts=True)
+        order = np.argsort(first, kind="stable")
+        at = zip(found[order].tolist(), counts[order].tolist(), strict=True)
+        return {token: count for token, count in at if token != NOTHING}
 
     def _group(self, index: int, draft: _Draft) -> Group:
         slots = [
