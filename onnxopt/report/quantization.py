@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from onnxopt.quantize.static import Outcome
     from onnxopt.report.record import Report
 
+_KINDS = {"fp16": "float16", "bf16": "bfloat16"}
+"""What a node that was chosen computes in, in each mode; int8 in the others."""
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _NARROW = 64
 """Codes of 7 bits are no larger."""
@@ -175,7 +177,7 @@ class _Facts:
         proof = self.proofs.get(choice.node)
         if proof is not None and not (choice.quantize or proof.integer):
             proof = None
-        kernel = "int8" if choice.quantize else "float"
+        kernel = _KINDS.get(self.outcome.plan.mode, "int8") if choice.quantize else "float"
         before, after = self._milliseconds(choice)
         return Layer(
             node=choice.node,
@@ -226,10 +228,13 @@ def _weight_scheme(node: ir.Node | None) -> str:
     kind = codes.dtype.name.lower()
     if scale.size == 1:
         return f"{kind} per tensor"
+    block = coded.attributes.get("block_size")
+    if block is not None and block.as_int():
+        return f"{kind} in blocks of {block.as_int()}"
     attribute = coded.attributes.get("axis")
     axis = 1 if attribute is None else attribute.as_int()
     rows = np.moveaxis(codes.numpy(), axis, 0).reshape(scale.size, -1).astype(np.int32)
-    narrow = int((np.abs(rows).max(axis=1) <= _NARROW).sum())
+    narrow = 0 if kind != "int8" else int((np.abs(rows).max(axis=1) <= _NARROW).sum())
     words = f", 7 bits in {narrow} of {scale.size}" if narrow else ""
     return f"{kind} per channel{words}"
 
