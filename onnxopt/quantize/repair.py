@@ -37,19 +37,20 @@ Repair = Callable[[ir.Model, Editor], None]
 _NOT_INTEGER = frozenset({"misplaced-pair", "signed-activations"})
 
 # Biases come after all that changes a scale. What stays float goes before weights are made safe:
-# float kernels are the better for every bit.
+# float kernels are the better for every bit. Only then is it told what every Pad fills with.
 _REPAIRS: tuple[Repair, ...] = (
     restore_convolutions,
     make_unsigned,
     fold_normalizations,
-    fold_pads,
     absorb_activations,
+    fold_pads,
     share_quantizers,
     quantize_operands,
     turn_axes,
     move_with_one_scale,
     code_biases,
     drop_idle,
+    fold_pads,
     make_safe,
     code_biases,
 )

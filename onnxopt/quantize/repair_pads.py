@@ -12,8 +12,10 @@ from onnxopt.quantize.edit import Editor, cuts, graph_of, only_dequantized
 from onnxopt.quantize.units import (
     all_nodes,
     coding_of,
+    constant_codes,
     is_dequantize,
     is_quantize,
+    numbers,
     readers,
     source,
 )
@@ -87,27 +89,31 @@ def _added(node: ir.Node) -> list[int] | None:
     if len(node.inputs) < 2 or (len(node.inputs) > 3 and node.inputs[3] is not None):
         return None
     pads = ops.constant(node.inputs[1])
-    fill = node.inputs[2] if len(node.inputs) > 2 else None
-    value = ops.constant(fill)
-    if pads is None or (fill is not None and value is None):
+    fill = _fill(node)
+    if pads is None or fill is None:
         return None
-    numbers = pads.numpy().astype(np.int64).tolist()
-    rank = len(numbers) // 2
-    edges = [*numbers[:2], *numbers[rank : rank + 2]]
-    spatial = [*numbers[2:rank], *numbers[rank + 2 :]]
+    sizes = pads.numpy().astype(np.int64).tolist()
+    rank = len(sizes) // 2
+    edges = [*sizes[:2], *sizes[rank : rank + 2]]
+    spatial = [*sizes[2:rank], *sizes[rank + 2 :]]
     if rank < 3 or any(edges) or min(spatial) < 0:
         return None
-    return spatial if value is None or _is_zero(node, value) else None
+    return spatial if fill == 0 else None
 
 
-def _is_zero(node: ir.Node, value: ir.TensorProtocol) -> bool:
-    """Whether a Pad fills with what its codes say is 0."""
-    maker = source(node.inputs[0])
-    assert maker is not None
-    coding = coding_of(maker)
-    number = float(value.numpy().reshape(-1)[0])
-    step = 0.0 if coding.scale is None else float(coding.scale.reshape(-1)[0])
-    return abs(number) <= step / 2
+def _fill(node: ir.Node) -> float | None:
+    """The number that a Pad fills with, be it a constant or one behind a DQ; None if computed."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return 0.0
+    maker = source(value)
+    codes = constant_codes(maker)
+    if maker is not None and codes is not None:
+        array = numbers(codes, coding_of(maker))
+    else:
+        tensor = ops.constant(value)
+        array = None if tensor is None else tensor.numpy()
+    return None if array is None else float(array.reshape(-1)[0])
 
 
 def _only(value: ir.Value) -> ir.Node | None:

@@ -118,7 +118,8 @@ def _(g: Drawing) -> str:
 @planted("misplaced-pair", "around a Pad of numbers that a Q has cut at 0", "QLinearConv")
 def _(g: Drawing) -> str:
     edges = g.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1]))
-    padded = g.node("Pad", g.pair(g.node("Relu", conv(g)), 0.05, 0), edges)
+    zero = g.dequantize(g.constant(np.uint8(7)), 0.1, 7)
+    padded = g.node("Pad", g.pair(g.node("Relu", conv(g)), 0.05, 0), edges, zero)
     return g.pair(conv(g, g.pair(padded, 0.05, 0)))
 
 
