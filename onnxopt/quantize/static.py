@@ -37,6 +37,7 @@ _LOOKED_AT = 8
 """Samples that sensitivities and layer errors are measured on."""
 _TIMED = 1
 """Samples that nodes are timed on."""
+_INSIDE = "the products are inside of If, Loop or Scan, where no ranges are observed"
 _MARGINS = 500
 """Calibration samples of which it is asked how near they lie to the borders of classes."""
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -234,7 +235,13 @@ class _Run:
 
     def _nothing(self, plan: QuantPlan) -> Outcome:
         reasons = Counter(c.reason for c in plan.nodes if c.op_type in PRODUCTS)
-        common = f": {reasons.most_common(1)[0][0]}" if reasons else ""
+        inside = sum(
+            ops.is_standard(node, *PRODUCTS) and node.graph is not self._model.graph
+            for node in self._model.graph.all_nodes()
+        )
+        if inside:
+            reasons[_INSIDE] += inside
+        common = f": {reasons.most_common(1)[0][0]}" if reasons else ", as it has no product"
         reason = f"no node can run in integers{common}"
         return Outcome("float", reason, self._model, plan, self._shop.ranges)
 

@@ -281,3 +281,50 @@ def test_why_a_weight_is_no_constant_is_said() -> None:
     model.graph.register_initializer(weight_value)
     plan = make_plan(model, {n: Range(-1.0, 1.0) for n in "xy"}, registry.quant_specs())
     assert "a caller may override its weight" in plan.nodes[0].reason
+
+
+def test_a_gate_is_left_to_measurement() -> None:
+    text = f"""g (float[1,8,6,6] x) => (float[1,8,6,6] y) <
+        {weight("w1", 8, 8, 1, 1)}, {weight("w2", 8, 8, 1, 1)}>
+        {{ [c1] a = Conv(x, w1) [gate] b = Sigmoid(a) [silu] c = Mul(a, b)
+           [c2] y = Conv(c, w2) }}"""
+    ranges = {name: Range(-2.0, 3.0) for name in "xabcy"}
+    for eager in (False, True):
+        plan = make_plan(prepared(text), ranges, registry.quant_specs(), eager=eager)
+        chosen = {choice.node for choice in plan.nodes if choice.quantize}
+        assert chosen == ({"c1", "gate", "silu", "c2"} if eager else {"c1", "c2"})
+
+
+def test_a_float_weight_that_a_body_reads_too_stays_for_it() -> None:
+    text = f"""g (float[1,8] x, bool t) => (float[1,8] y, float[1,8] z) <{weight("w", 8, 8)}>
+        {{ [m] y = MatMul(x, w)
+           [if] z = If(t) <then_branch = a () => (float[1,8] p) {{ [m] p = MatMul(x, w) }},
+             else_branch = b () => (float[1,8] q) {{ [e] q = Identity(x) }}> }}"""
+    model = prepared(text)
+    feeds = {"x": np.ones((1, 8), np.float32), "t": np.array(True)}
+    wanted = run(ir.to_proto(model), feeds)
+    ranges = {name: Range(-2.0, 2.0) for name in "xyz"}
+    insert(model, make_plan(model, ranges, registry.quant_specs()), registry.quant_specs())
+    shapes.restore(model)
+    proto = ir.to_proto(model)
+    assert "w" in {each.name for each in proto.graph.initializer}
+    body = next(node for node in proto.graph.node if node.op_type == "If").attribute[0].g
+    assert [node.op_type for node in body.node] == ["MatMul"]
+    assert list(body.node[0].input) == ["x", "w"]
+    np.testing.assert_allclose(run(proto, feeds), wanted, atol=0.05)
+
+
+def test_a_product_that_is_quantized_already_is_left_alone() -> None:
+    model = prepared(
+        f"""g (float[1,8] x) => (float[1,8] y) <{weight("v", 8, 8)},
+        int8[8,8] w = {{{",".join(["1"] * 64)}}}, float s = {{0.1}}, int8 o = {{0}}>
+        {{ [d] k = DequantizeLinear(w, s, o) [m] a = MatMul(x, k) [n] y = MatMul(a, v) }}"""
+    )
+    ranges = {name: Range(-2.0, 2.0) for name in "xay"}
+    plan = make_plan(model, ranges, registry.quant_specs())
+    choices = {choice.node: choice for choice in plan.nodes}
+    assert choices["m"].reason == "its weight is quantized already"
+    assert choices["n"].quantize
+    insert(model, plan, registry.quant_specs())
+    shapes.restore(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)

@@ -293,3 +293,24 @@ def test_a_real_network_keeps_its_classes() -> None:
     assert result.report.verdict == "int8"
     assert result.report.bytes is not None
     assert result.report.bytes < 0.45 * result.report.float_bytes
+
+
+def test_products_inside_of_a_branch_stay_float_and_it_is_said_why() -> None:
+    model = parse(
+        f"""g (float[N,4] x, bool t) => (float[N,4] y) <{weight("w", 4, 4)}>
+        {{ y = If(t) <then_branch = a () => (float[N,4] p) {{ p = MatMul(x, w) }},
+           else_branch = b () => (float[N,4] q) {{ q = Neg(x) }}> }}"""
+    )
+    feeds = [{"x": np.ones((1, 4), np.float32), "t": np.array(True)}] * 6
+    result = quantize(model, data=feeds, bench=False, threads=1)
+    assert result.report.verdict == "float"
+    assert "inside of If" in result.report.reason
+
+
+def test_nodes_without_names_are_told_apart(data: dict[str, Any]) -> None:
+    model = parse(NET)
+    for node in model.graph.node:
+        node.name = ""
+    result = quantize(model, data=data, bench=False, threads=1)
+    assert result.report.verdict == "int8"
+    assert [each.kernel for each in result.report.layers].count("QLinearConv") >= 2
