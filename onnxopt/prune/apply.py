@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from onnxopt import ops, registry
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.prune import targets
-from onnxopt.prune.flow import sizes_of
 from onnxopt.prune.records import Carrier, Group, Removal, Slot
+from onnxopt.prune.walk import sizes_of, tell_opsets
 from onnxopt.rewrite.hit import NodeView
 
 Gone = Mapping[tuple[str, int], NDArray[np.int64]]
@@ -36,11 +36,12 @@ def remove(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Mod
     pruned = model.clone()
     if not gone:
         return pruned
-    nodes = [node for node in pruned.graph if not ops.is_standard(node, "Constant")]
+    tell_opsets(pruned.graph)
+    nodes = [node for node in pruned.graph.all_nodes() if not ops.is_standard(node, "Constant")]
     maker = targets.Maker(pruned)
     _resize(nodes, gone, maker)
     _slice(pruned, gone)
-    shapes.remember_anew(_without_annotations(pruned, model))
+    shapes.remember_anew(_without_annotations(pruned))
     return pruned
 
 
@@ -111,21 +112,13 @@ class NodeResize:
         self.node.node.attributes.pop(name, None)
 
     def put(self, index: int, array: NDArray[Any]) -> None:
-        node = self.node.node
-        while len(node.inputs) <= index:
-            node.resize_inputs(index + 1)
-        old = node.inputs[index]
-        base = (node.outputs[0].name if old is None else old.name) or "sizes"
-        self._replace(index, self._maker.constant(node, f"{base}_pruned", array))
+        if len(self.node.node.inputs) <= index:
+            self.node.node.resize_inputs(index + 1)
+        self._maker.replace(self.node.node, index, array)
 
     def put_sizes(self, index: int, numbers: Mapping[int, int]) -> None:
         if numbers:
-            self._replace(index, self._maker.rewritten(self.node.node, index, numbers))
-
-    def _replace(self, index: int, value: ir.Value) -> None:
-        old = self.node.node.inputs[index]
-        self.node.node.replace_input_with(index, value)
-        _drop_unused(old)
+            self._maker.rewrite(self.node.node, index, numbers)
 
     def _kept(self, value: ir.Value | None, axis: int) -> NDArray[np.int64] | None:
         if value is None:
@@ -134,21 +127,6 @@ class NodeResize:
         at = self._gone.get((str(value.name), axis % len(sizes))) if sizes else None
         size = sizes[axis % len(sizes)] if sizes else None
         return None if at is None or size is None else np.delete(np.arange(size), at)
-
-
-def _drop_unused(value: ir.Value | None) -> None:
-    """Take away what only a rewritten shape was for."""
-    if value is None or value.uses() or value.is_graph_output() or value.graph is None:
-        return
-    node = value.producer()
-    if value.is_initializer() and not value.is_graph_input():
-        assert isinstance(value.graph, ir.Graph)
-        value.graph.initializers.pop(str(value.name))
-    elif node is not None and node.graph is not None and len(node.outputs) == 1:
-        inputs = list(node.inputs)
-        node.graph.remove(node, safe=True)
-        for each in inputs:
-            _drop_unused(each)
 
 
 def _resize(nodes: Iterable[ir.Node], gone: Gone, maker: targets.Maker) -> None:
@@ -167,8 +145,8 @@ def _slice(model: ir.Model, gone: Gone) -> None:
     by_name: dict[str, list[int]] = {}
     for name, axis in gone:
         by_name.setdefault(name, []).append(axis)
-    values = [*model.graph.initializers.values()]
-    values += [n.outputs[0] for n in model.graph if ops.is_standard(n, "Constant")]
+    values = [value for graph in _graphs(model) for value in graph.initializers.values()]
+    values += [n.outputs[0] for n in model.graph.all_nodes() if ops.is_standard(n, "Constant")]
     for value in values:
         axes = by_name.get(str(value.name), [])
         tensor = ops.constant(value)
@@ -177,28 +155,26 @@ def _slice(model: ir.Model, gone: Gone) -> None:
         array = tensor.numpy()
         for axis in axes:
             array = np.delete(array, gone[str(value.name), axis], axis=axis)
-        _store(value, ir.tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=value.name))
+        targets.store(
+            value, ir.tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=value.name)
+        )
 
 
-def _store(value: ir.Value, tensor: ir.TensorProtocol) -> None:
-    producer = value.producer()
-    if producer is not None:
-        producer.attributes.clear()
-        producer.attributes["value"] = ir.AttrTensor("value", tensor)
-    value.const_value = tensor
-    value.shape = ir.Shape(tensor.shape.numpy())
-
-
-def _without_annotations(pruned: ir.Model, model: ir.Model) -> ir.Model:
+def _without_annotations(pruned: ir.Model) -> ir.Model:
     """The model with what was declared of its interface, and of nothing in between."""
-    inputs = {value.name: shapes.declared(value) for value in model.graph.inputs}
-    outputs = {value.name: shapes.declared(value) for value in model.graph.outputs}
+    kept = {value: shapes.declared(value) for graph in _graphs(pruned) for value in graph.inputs}
+    ends = {value: shapes.declared(value) for value in pruned.graph.outputs}
     for node in pruned.graph.all_nodes():
         for value in node.outputs:
-            value.meta.pop(shapes.DECLARED, None)
-            value.type = value.shape = None
-    for kept, values in ((inputs, pruned.graph.inputs), (outputs, pruned.graph.outputs)):
-        for value in values:
-            if value.name in kept and not value.is_initializer():
-                value.type, value.shape = kept[value.name]
+            # A body has to say what type its outputs are.
+            value.type = value.type if value.is_graph_output() else None
+            value.shape = None
+    for value, (kind, shape) in (kept | ends).items():
+        if not value.is_initializer():
+            value.type, value.shape = kind, shape
     return pruned
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    yield model.graph
+    yield from model.graph.subgraphs()

@@ -3,125 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from onnxopt import ops, registry
-from onnxopt.prune.axes import Tokens
-from onnxopt.prune.regroup import Dim, regroup
-from onnxopt.prune.targets import Number, Size, Sources
+from onnxopt.prune.bodies import visit_bodies
+from onnxopt.prune.regroup import regroup
+from onnxopt.prune.targets import Number, Size
+from onnxopt.prune.walk import (
+    PARTS,
+    Place,
+    Use,
+    Walk,
+    dims_of,
+    is_stored,
+    named,
+    sizes_of,
+    tell_opsets,
+)
 from onnxopt.rewrite.flows import Layout, fixed
 from onnxopt.rewrite.hit import NodeView, Unmatched
-
-Place = tuple[ir.Value, int]
-"""A value and an axis of it, not negative."""
-
-
-CONVERTING = frozenset({"Cast", "DequantizeLinear", "Identity"})
-"""Between a stored weight and its user; they leave the axes as they are."""
-
-
-PARTS = "parts"
-"""The kind of what was never a channel: gates, the three of query, key and value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """A node that writes or sums over an axis, with the axes of its weight and bias, if any."""
-
-    node: ir.Node
-    place: Place
-    weight: Place | None
-    bias: Place | None = None
-    index: int = 0
-    """Which input a node sums over."""
-
-
-@dataclass(slots=True)
-class Walk:
-    """What is known after a walk: the layout of each axis that was asked for or given."""
-
-    tokens: Tokens = field(default_factory=Tokens)
-    layouts: dict[ir.Value, dict[int, Layout]] = field(default_factory=dict)
-    writers: list[Use] = field(default_factory=list)
-    readers: list[Use] = field(default_factory=list)
-    sources: Sources = field(default_factory=Sources)
-
-    def layout(self, value: ir.Value, axis: int) -> Layout:
-        """The layout of an axis; a constant gets channels of its own when it is first asked for."""
-        axes = self.layouts.setdefault(value, {})
-        if axis not in axes:
-            size = sizes_of(value)[axis]
-            if ops.is_constant(value) and size is not None and size > 1:
-                axes[axis] = self.tokens.fresh(size)
-            else:
-                axes[axis] = fixed(size, self._why_fixed(value))
-        return axes[axis]
-
-    def _why_fixed(self, value: ir.Value) -> str:
-        if value.is_graph_input() and value.is_initializer():
-            return f"a caller may override {value.name!r}: freezing the inputs makes it a constant"
-        if value.is_graph_input():
-            return f"they are the model's input {value.name!r}"
-        return f"{value.name!r} has a fixed number of them"
 
 
 def walk(graph: ir.Graph) -> Walk:
     """Follow the channels from the inputs of a graph to its outputs, which stay as they are."""
     found = Walk()
+    tell_opsets(graph)
     for node in graph:
-        if not ops.is_standard(node, "Constant"):
-            _visit(found, node)
+        _visit(found, node)
     for value in graph.outputs:
         _keep_all(found, value, f"they are the model's output {value.name!r}")
     return found
 
 
-def sizes_of(value: ir.Value) -> list[int | None]:
-    """The sizes of a value's axes, None where dynamic. Raises Unmatched without a known rank."""
-    tensor = ops.constant(value)
-    shape = value.shape if tensor is None else tensor.shape
-    if shape is None or isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
-        raise Unmatched("the rank is not known")
-    return [dim if isinstance(dim, int) else None for dim in shape]
-
-
-def dims_of(value: ir.Value) -> list[Dim]:
-    """The dims of a value with their names. Raises Unmatched without a known rank."""
-    named_dims = [] if value.shape is None else list(value.shape)
-    return (
-        [
-            size if size is not None else getattr(dim, "value", None)
-            for size, dim in zip(sizes_of(value), named_dims, strict=False)
-        ]
-        if named_dims
-        else list(sizes_of(value))
-    )
-
-
-def is_weight(value: ir.Value) -> bool:
-    """Whether a value is a constant, or filled with one number in a shape that can be changed."""
-    node = value.producer()
-    filled = node is not None and ops.is_standard(node, "ConstantOfShape")
-    return ops.is_constant(value) or (filled and ops.is_constant(node.inputs[0]))  # type: ignore[union-attr]
-
-
-def is_stored(value: ir.Value | None) -> bool:
-    """Whether a value is a constant, or one that is only converted before it is used."""
-    while value is not None and not is_weight(value):
-        node = value.producer()
-        value = None if node is None or node.op_type not in CONVERTING else node.inputs[0]
-    return value is not None
-
-
-def named(node: ir.Node) -> str:
-    """The node as messages call it."""
-    name = node.name or next((value.name for value in node.outputs if value.name), "")
-    return f"{node.op_type} {name!r}"
-
-
 def _visit(found: Walk, node: ir.Node) -> None:
+    if ops.is_standard(node, "Constant") or visit_bodies(found, node, _visit):
+        return
     domain = "" if node.domain in ops.STANDARD_DOMAINS else node.domain
     record = registry.channel_flows().get((domain, node.op_type))
     view = NodeFlow(found, node)

@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.prune.axes import Tokens
-from onnxopt.prune.flow import CONVERTING, PARTS, Place, Use, Walk, is_weight, walk
+from onnxopt.prune.flow import walk
 from onnxopt.prune.records import Carrier, Group, Positions, Reader, Slot, Writer
+from onnxopt.prune.walk import CONVERTING, PARTS, Place, Use, Walk, is_weight
 from onnxopt.rewrite.flows import NOTHING
 
 
@@ -43,7 +44,7 @@ class _Collection:
     def __init__(self, graph: ir.Graph, found: Walk) -> None:
         self._found = found
         self._tokens: Tokens = found.tokens
-        self._order = {node: index for index, node in enumerate(graph)}
+        self._order = {node: index for index, node in enumerate(graph.all_nodes())}
         self._positions: dict[tuple[int, int], Positions] = {}
         self._layouts = {
             (value, axis): layout
@@ -62,8 +63,15 @@ class _Collection:
         made = [self._group(index, draft) for index, draft in enumerate(drafts)]
         first = [self._first(draft) for draft in drafts]
         for index in sorted(range(len(drafts)), key=lambda index: (first[index], index)):
-            if made[index].slots and made[index].kind != PARTS:
+            if made[index].slots and not self._is_structure(drafts[index], made[index]):
                 yield made[index]
+
+    def _is_structure(self, draft: _Draft, group: Group) -> bool:
+        """Whether it is nothing that anybody would ask about: gates, elements of shapes."""
+        floats = any(
+            value.dtype is None or not value.dtype.is_integer() for value, _ in draft.places
+        )
+        return group.kind == PARTS or not (floats or group.writers or group.readers)
 
     def _drafts(self) -> list[_Draft]:
         signature: dict[int, list[tuple[Place, int]]] = {}

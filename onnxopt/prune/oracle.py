@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.prune.apply import Gone, gone_from
-from onnxopt.prune.flow import Use, sizes_of, walk
+from onnxopt.prune.flow import walk
 from onnxopt.prune.records import Group, Removal
 from onnxopt.prune.targets import Maker
+from onnxopt.prune.walk import Use, sizes_of
 
 
 def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Model:
@@ -22,15 +23,16 @@ def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Mod
     gone = gone_from(groups, removal)
     copy = model.clone()
     maker = Maker(copy)
-    masked: dict[tuple[ir.Value, int], ir.Value] = {}
+    masked: dict[tuple[object, ir.Value, int], ir.Value] = {}
     for use in walk(copy.graph).readers:
         value, axis = use.place
         if (str(value.name), axis) in gone:
             current = use.node.inputs[use.index]
             assert current is not None
-            if (current, axis) not in masked:
-                masked[current, axis] = _mask(use, current, axis, gone, maker)
-            use.node.replace_input_with(use.index, masked[current, axis])
+            key = (use.node.graph, current, axis)
+            if key not in masked:
+                masked[key] = _mask(use, current, axis, gone, maker)
+            use.node.replace_input_with(use.index, masked[key])
     return copy
 
 

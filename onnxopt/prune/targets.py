@@ -81,6 +81,7 @@ class Maker:
 
     def __init__(self, model: ir.Model) -> None:
         self.names = Names([model.graph, *model.graph.subgraphs()])
+        self._main = model.graph
         # An initializer had to be an input then, and the inputs stay as they are.
         self._as_nodes = (model.ir_version or 4) < 4
 
@@ -88,34 +89,46 @@ class Maker:
         """A new constant in the graph of a node, in front of it."""
         name = self.names.value(base)
         tensor = ir.tensor(array, name=name)
-        assert isinstance(node.graph, ir.Graph)
-        if self._as_nodes:
+        if self._as_nodes or node.graph is not self._main:
             made = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)])
             made.name, value = self.names.node(name), made.outputs[0]
             value.name = name
+            assert node.graph is not None
             node.graph.insert_before(node, made)
         else:
             value = ir.Value(name=name, const_value=tensor)
-            node.graph.register_initializer(value)
+            self._main.register_initializer(value)
         value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         return value
 
-    def rewritten(self, node: ir.Node, index: int, numbers: Mapping[int, int]) -> ir.Value:
-        """The shape that an input of a node holds with other numbers in it, as a new value.
+    def replace(self, node: ir.Node, index: int, array: np.ndarray) -> None:
+        """Put a constant in the place of an input, under its name if nothing else reads that."""
+        old = node.inputs[index]
+        if old is not None and is_own(old):
+            store(old, ir.tensor(array, name=old.name))
+            return
+        base = (node.outputs[0].name if old is None else old.name) or "sizes"
+        node.replace_input_with(index, self.constant(node, f"{base}_pruned", array))
+        drop_unused(old)
+
+    def rewrite(self, node: ir.Node, index: int, numbers: Mapping[int, int]) -> None:
+        """Put other numbers into the shape that an input of a node holds.
 
         Raises Unmatched where an element is not a constant.
         """
         value = node.inputs[index]
         assert value is not None
-        return self._rewritten(node, value, numbers)
+        tensor = ops.constant(value)
+        if tensor is not None:
+            self.replace(node, index, _with_numbers(tensor, numbers))
+            return
+        node.replace_input_with(index, self._rewritten(node, value, numbers))
+        drop_unused(value)
 
     def _rewritten(self, node: ir.Node, value: ir.Value, numbers: Mapping[int, int]) -> ir.Value:
         tensor, producer = ops.constant(value), value.producer()
         if tensor is not None:
-            array = tensor.numpy().copy()
-            for at, number in numbers.items():
-                array.reshape(-1)[at] = number
-            return self.constant(node, f"{value.name}_pruned", array)
+            return self.constant(node, f"{value.name}_pruned", _with_numbers(tensor, numbers))
         if producer is None or not ops.is_standard(producer, "Concat", *_PLAIN):
             raise Unmatched("a size is computed in a way that can't be changed")
         inputs, start = list(producer.inputs), 0
@@ -141,6 +154,43 @@ class Maker:
         assert before.graph is not None
         before.graph.insert_before(before, copy)
         return value
+
+
+def is_own(value: ir.Value) -> bool:
+    """Whether a value is a constant with one reader, which may be written over."""
+    return ops.is_constant(value) and len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def store(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Write over a constant."""
+    producer = value.producer()
+    if producer is not None:
+        producer.attributes.clear()
+        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+    value.const_value = tensor
+    value.shape = ir.Shape(tensor.shape.numpy())
+
+
+def drop_unused(value: ir.Value | None) -> None:
+    """Take away what only a rewritten shape was for."""
+    if value is None or value.uses() or value.is_graph_output() or value.graph is None:
+        return
+    node = value.producer()
+    if value.is_initializer() and not value.is_graph_input():
+        assert isinstance(value.graph, ir.Graph)
+        value.graph.initializers.pop(str(value.name))
+    elif node is not None and node.graph is not None and len(node.outputs) == 1:
+        inputs = list(node.inputs)
+        node.graph.remove(node, safe=True)
+        for each in inputs:
+            drop_unused(each)
+
+
+def _with_numbers(tensor: ir.TensorProtocol, numbers: Mapping[int, int]) -> np.ndarray:
+    array: np.ndarray = tensor.numpy().copy()
+    for at, number in numbers.items():
+        array.reshape(-1)[at] = number
+    return array
 
 
 def _count(value: ir.Value) -> int:
