@@ -140,9 +140,16 @@ def _concerns(node: ir.Node) -> bool:
     read = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
     return (
         is_integer_kernel(node.op_type)
+        or _looks_up_codes(node)
         or any(is_dequantize(value.producer()) for value in named(read))
         or any(is_quantize(each) for value in named(node.outputs) for each in readers(value))
     )
+
+
+def _looks_up_codes(node: ir.Node) -> bool:
+    """Whether the node takes rows out of a constant table of codes."""
+    table = ops.constant(node.inputs[0]) if ops.is_standard(node, "Gather") else None
+    return table is not None and table.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 @dataclass(frozen=True, slots=True)
