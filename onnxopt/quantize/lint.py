@@ -19,7 +19,12 @@ from onnxopt.quantize.overflow import MOST, channel_rows, worst_pairs
 from onnxopt.quantize.placement import PLACEMENTS, WEIGHT_INPUT
 from onnxopt.quantize.products import bias_scale_error, right_axis
 from onnxopt.quantize.reasons import Why, blocked
-from onnxopt.quantize.repair_operators import can_unfold, dynamic_convolution, signed_product
+from onnxopt.quantize.repair_operators import (
+    can_unfold,
+    dynamic_convolution,
+    rescalable,
+    signed_product,
+)
 from onnxopt.quantize.repair_pads import foldable_pad
 from onnxopt.quantize.units import (
     ABSORBED,
@@ -236,7 +241,8 @@ def _stored_overflow(node: ir.Node) -> Iterator[Fault]:
     tensor = ops.constant(node.inputs[place])
     if tensor is not None and tensor.dtype is ir.DataType.INT8:
         transposed = bool(int_attribute(node, "transB", 0))
-        yield from _risky(node, tensor.numpy(), op_type, transposed, can_unfold(node))
+        possible = can_unfold(node) or rescalable(node) is not None
+        yield from _risky(node, tensor.numpy(), op_type, transposed, possible)
 
 
 def _stored_signed(node: ir.Node) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ from onnxopt.quantize.edit import Editor
 from onnxopt.quantize.lint import PER_CHANNEL_OPSET, Fault, lint
 from onnxopt.quantize.repair_operators import (
     HOLDING_CODES,
+    make_products_safe,
     restore_convolutions,
     unfold_operators,
 )
@@ -40,6 +41,7 @@ _NOT_INTEGER = frozenset({"misplaced-pair", "signed-activations"})
 # float kernels are the better for every bit. Only then is it told what every Pad fills with.
 _REPAIRS: tuple[Repair, ...] = (
     restore_convolutions,
+    make_products_safe,
     make_unsigned,
     fold_normalizations,
     absorb_activations,

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.quantize.edit import Editor, graph_of, replace
+from onnxopt.quantize.overflow import MOST, channel_rows, safe_codes, worst_pairs
 from onnxopt.quantize.placement import MOVES_ANY_CODE, weight_axis
 from onnxopt.quantize.units import (
     Array,
@@ -111,36 +112,88 @@ def restore_convolutions(model: ir.Model, editor: Editor) -> None:
         replace(end, editor.result(conv, f"{end.name}_conv", end))
 
 
+def make_products_safe(model: ir.Model, editor: Editor) -> None:
+    """Give channels of dynamically quantized products that can overflow 16 bits a larger scale."""
+    for node in list(all_nodes(model)):
+        found = rescalable(node)
+        if found is None:
+            continue
+        codes, scale = found.codes, np.broadcast_to(found.scale.reshape(-1), found.codes.shape[-1])
+        rows = channel_rows(codes, "MatMul")
+        if rows is None or not (worst_pairs(rows) > MOST).any():
+            continue
+        safe, scales = safe_codes(codes * scale.astype(np.float64), scale, "MatMul", False)
+        weight, factor = node.inputs[1], found.factor.inputs[found.slot]
+        assert weight is not None and factor is not None
+        graph = graph_of(node)
+        node.replace_input_with(1, editor.constant(graph, f"{weight.name}_safe", safe))
+        stored = editor.constant(graph, f"{factor.name}_safe", scales.astype(np.float32))
+        found.factor.replace_input_with(found.slot, stored)
+
+
+def rescalable(node: ir.Node) -> Dynamic | None:
+    """A MatMulInteger whose weight can have another scale for each channel."""
+    found = _dynamic(node) if ops.is_standard(node, "MatMulInteger") else None
+    if found is None or found.zero.any() or found.codes.ndim != 2:
+        return None
+    fits = found.codes.dtype == np.int8 and found.scale.size in (1, found.codes.shape[1])
+    return found if fits and found.scale.shape[-1:] in ((), (found.scale.size,)) else None
+
+
 def dynamic_convolution(node: ir.Node) -> tuple[ir.Value, Array, ir.Value] | None:
     """Of a ConvInteger whose input is quantized in every run: that input, the weight as float
     numbers, and what the products are when they are numbers again; None for any other node."""
-    if not ops.is_standard(node, "ConvInteger") or len(node.inputs) < 2:
+    found = _dynamic(node) if ops.is_standard(node, "ConvInteger") else None
+    if found is None or found.scale.size not in (1, len(found.codes)):
         return None
-    made = node.inputs[0].producer() if node.inputs[0] is not None else None
-    codes = ops.constant(node.inputs[1])
+    spread = (-1, *[1] * (found.codes.ndim - 1))
+    array = found.codes.astype(np.int32) - found.zero.astype(np.int32).reshape(spread)
+    numbers = array * found.scale.astype(np.float64).reshape(spread)
+    return found.data, numbers.astype(np.float32), found.end
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """An integer product of an input that is quantized in every run.
+
+    `data` is that input, `codes`, `zero` and `scale` are the weight's, `factor` multiplies both
+    scales and reads the weight's at `slot`, and `end` is what the products are as numbers.
+    """
+
+    data: ir.Value
+    codes: Array
+    zero: Array
+    scale: Array
+    factor: ir.Node
+    slot: int
+    end: ir.Value
+
+
+def _dynamic(node: ir.Node) -> Dynamic | None:
+    """DynamicQuantizeLinear, the integer product, Cast, Mul: as quantizers write it."""
+    given = _filled(node)
+    made = None if node.inputs[0] is None else node.inputs[0].producer()
+    codes, zero = ops.constant(given(1)), ops.constant(given(3))
     if made is None or not ops.is_standard(made, "DynamicQuantizeLinear") or codes is None:
         return None
-    given = _filled(node)
-    zero = ops.constant(given(3))
     if given(2) is not made.outputs[2] or (given(3) is not None and zero is None):
         return None
     cast = _only_reader(node.outputs[0], "Cast")
     product = None if cast is None else _only_reader(cast.outputs[0], "Mul")
-    factor = None if product is None else _other(product, cast)
-    scales = None if factor is None else factor.producer()
-    if product is None or scales is None or not ops.is_standard(scales, "Mul"):
+    both = None if product is None else _other(product, cast)
+    factor = None if both is None else both.producer()
+    if product is None or factor is None or not ops.is_standard(factor, "Mul"):
         return None
-    if made.outputs[1] not in scales.inputs:
+    if made.outputs[1] not in factor.inputs or len(readers(factor.outputs[0])) != 1:
         return None
-    scale = ops.constant(next((v for v in scales.inputs if v is not made.outputs[1]), None))
-    if scale is None or scale.size not in (1, codes.shape[0]) or made.inputs[0] is None:
+    slot = 1 if factor.inputs[0] is made.outputs[1] else 0
+    scale = ops.constant(factor.inputs[slot])
+    if scale is None or made.inputs[0] is None:
         return None
-    array = codes.numpy().astype(np.int32)
-    spread = (-1, *[1] * (array.ndim - 1))
-    if zero is not None:
-        array = array - zero.numpy().astype(np.int32).reshape(spread)
-    numbers = array * scale.numpy().astype(np.float64).reshape(spread)
-    return made.inputs[0], numbers.astype(np.float32), product.outputs[0]
+    zeros = np.zeros(1, np.int32) if zero is None else zero.numpy()
+    return Dynamic(
+        made.inputs[0], codes.numpy(), zeros, scale.numpy(), factor, slot, product.outputs[0]
+    )
 
 
 def _form_of(node: ir.Node) -> _Form | None:

@@ -23,8 +23,10 @@ from tests.benchmarks.zoo import Model
 
 _SCRIPT = Path(__file__).with_name("quantizers.py")
 _LIMIT_SECONDS = 900
-_IMAGES = ("onnxruntime, plain", "onnxruntime, 8 bits", "onnxruntime, 7 bits", "onnxsim")
+_RUNTIME = ("onnxruntime, plain", "onnxruntime, 8 bits", "onnxruntime, 7 bits")
+_IMAGES = ("onnxopt", *_RUNTIME, "onnxsim")
 _TEXT = (
+    "onnxopt, dynamic",
     "onnxruntime, 7 bits",
     "onnxruntime, dynamic",
     "onnxruntime, dynamic per channel",
@@ -120,7 +122,7 @@ def _made(model: Model, task: Task, folder: Path) -> list[Made]:
         raise SystemExit(f"optimizing {model.name} failed: {ran.said}")
     stored = _stored(task.calibration, folder)
     made = [Made("float", cleaned), Made("float, as exported", model.path)]
-    for index, tool in enumerate(("onnxopt", *(_IMAGES if task.classes else _TEXT))):
+    for index, tool in enumerate(_IMAGES if task.classes else _TEXT):
         place = folder / f"{index}"
         place.mkdir()
         made.append(_quantized(tool, model.path, stored, place / "quantized.onnx"))

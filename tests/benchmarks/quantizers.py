@@ -62,13 +62,24 @@ def ours(*more: str) -> Callable[[Path, Path, Path, Spent], None]:
     return quantize
 
 
+def prepare(model: Path, out: Path) -> Path:
+    """The model after onnxruntime's preparation, without symbolic shapes where they defeat it."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = out.with_name("prepared.onnx")
+    try:
+        quant_pre_process(str(model), str(prepared))
+    except Exception:  # it raises plain Exceptions
+        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    return prepared
+
+
 def runtime_static(*, prepared: bool = False, **options: Any) -> Any:
     """onnxruntime's own static quantizer, after its own preparation where that is asked for."""
 
     def quantize(model: Path, data: Path, out: Path, spent: Spent) -> None:
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
         from onnxruntime.quantization import calibrate as own
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         class Reader(CalibrationDataReader):  # type: ignore[misc]
             left = feeds(data)
@@ -85,10 +96,7 @@ def runtime_static(*, prepared: bool = False, **options: Any) -> Any:
             ):
                 if name in vars(kind):
                     setattr(kind, name, timed(getattr(kind, name), spent))
-        source = model
-        if prepared:
-            source = out.with_name("prepared.onnx")
-            quant_pre_process(str(model), str(source))
+        source = prepare(model, out) if prepared else model
         types = {name: QuantType[kind] for name, kind in options.items() if name.endswith("_type")}
         quantize_static(str(source), str(out), Reader(), **{**options, **types})
 
@@ -96,12 +104,12 @@ def runtime_static(*, prepared: bool = False, **options: Any) -> Any:
 
 
 def runtime_dynamic(**options: Any) -> Any:
-    """onnxruntime's own dynamic quantizer."""
+    """onnxruntime's own dynamic quantizer, after its own preparation."""
 
     def quantize(model: Path, data: Path, out: Path, spent: Spent) -> None:
         from onnxruntime.quantization import quantize_dynamic
 
-        quantize_dynamic(str(model), str(out), **options)
+        quantize_dynamic(str(prepare(model, out)), str(out), **options)
 
     return quantize
 
@@ -128,6 +136,7 @@ def simplifier(name: str, *, calibrated: bool) -> Any:
 _BEST = {"activation_type": "QUInt8", "weight_type": "QInt8", "per_channel": True}
 TOOLS: dict[str, Callable[[Path, Path, Path, Spent], None]] = {
     "onnxopt": ours(),
+    "onnxopt, dynamic": ours("--mode", "dynamic"),
     "onnxruntime, plain": runtime_static(),
     "onnxruntime, 8 bits": runtime_static(prepared=True, **_BEST),
     "onnxruntime, 7 bits": runtime_static(prepared=True, reduce_range=True, **_BEST),

@@ -221,6 +221,15 @@ def _(g: Drawing) -> list[str]:
     return stored(g, np.uint8, -128, 128)
 
 
+@planted("saturation-risk", "in a dynamically quantized product", "DynamicQuantizeMatMul")
+def _(g: Drawing) -> str:
+    codes, scale, zero = g.node("DynamicQuantizeLinear", g.input(4, 8), count=3)
+    weight = g.constant(g.random.integers(-128, 128, (8, 16)).astype(np.int8))
+    sums = g.node("MatMulInteger", codes, weight, zero)
+    factor = g.node("Mul", scale, g.constant(np.float32(0.01)))
+    return g.node("Mul", g.node("Cast", sums, to=onnx.TensorProto.FLOAT), factor)
+
+
 def requantized(g: Drawing) -> str:
     """A convolution as onnxruntime's dynamic quantizer writes it."""
     codes, scale, zero = g.node("DynamicQuantizeLinear", g.input(*IMAGE), count=3)
