@@ -17,7 +17,6 @@ import report_samples
 from casefile import parse
 
 from onnxopt import api
-from onnxopt.cli.main import run
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FAST = ("--no-check", "--no-bench")
@@ -28,18 +27,6 @@ def mlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small real model, alone in the working directory."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copy(MODELS / "digits_mlp.onnx", tmp_path / "mlp.onnx"))
-
-
-@pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command; gives its exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 def _digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ import numpy as np
 import onnx
 import pytest
 from quantize_graphs import Drawing
-
-from onnxopt.cli.main import run
 
 
 @pytest.fixture
@@ -27,35 +26,29 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the command; gives its exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run(["lint", *map(str, arguments)])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+def linted(ran: Any) -> Any:
+    """Runs `lint`; gives its exit code, standard output and standard error."""
+    return functools.partial(ran, "lint")
 
 
-def test_faults_are_listed_and_the_exit_code_says_so(faulty: Path, ran: Any) -> None:
-    code, out, _ = ran(faulty)
+def test_faults_are_listed_and_the_exit_code_says_so(faulty: Path, linted: Any) -> None:
+    code, out, _ = linted(faulty)
     assert code == 1
     assert "misplaced-pair" in out and "saturation-risk" in out
 
 
-def test_fix_writes_a_repaired_model_and_leaves_the_input(faulty: Path, ran: Any) -> None:
+def test_fix_writes_a_repaired_model_and_leaves_the_input(faulty: Path, linted: Any) -> None:
     before = faulty.read_bytes()
-    code, out, _ = ran(faulty, "--fix", "-o", "fixed.onnx")
+    code, out, _ = linted(faulty, "--fix", "-o", "fixed.onnx")
     assert code == 0
     assert "Repaired in fixed.onnx" in out
     assert faulty.read_bytes() == before
-    assert ran("fixed.onnx")[:2] == (0, ran("fixed.onnx")[1])
-    assert "No faults." in ran("fixed.onnx")[1]
+    assert linted("fixed.onnx")[:2] == (0, linted("fixed.onnx")[1])
+    assert "No faults." in linted("fixed.onnx")[1]
 
 
-def test_json_holds_faults_and_proof(faulty: Path, ran: Any) -> None:
-    code, out, _ = ran(faulty, "--json")
+def test_json_holds_faults_and_proof(faulty: Path, linted: Any) -> None:
+    code, out, _ = linted(faulty, "--json")
     found = json.loads(out)
     assert code == 1
     assert {fault["kind"] for fault in found["faults"]} >= {"misplaced-pair", "saturation-risk"}
@@ -63,28 +56,28 @@ def test_json_holds_faults_and_proof(faulty: Path, ran: Any) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--fix"], ["-o", "x.onnx"]])
-def test_fix_and_output_belong_together(faulty: Path, ran: Any, arguments: list[str]) -> None:
-    code, _, error = ran(faulty, *arguments)
+def test_fix_and_output_belong_together(faulty: Path, linted: Any, arguments: list[str]) -> None:
+    code, _, error = linted(faulty, *arguments)
     assert code == 2
     assert "--fix and -o belong together" in error
 
 
-def test_the_input_is_not_replaced_unasked(faulty: Path, ran: Any) -> None:
-    assert ran(faulty, "--fix", "-o", faulty)[0] == 2
-    assert ran(faulty, "--fix", "-o", faulty, "--overwrite")[0] == 0
+def test_the_input_is_not_replaced_unasked(faulty: Path, linted: Any) -> None:
+    assert linted(faulty, "--fix", "-o", faulty)[0] == 2
+    assert linted(faulty, "--fix", "-o", faulty, "--overwrite")[0] == 0
 
 
-def test_a_model_that_onnxruntime_refuses_is_linted_all_the_same(faulty: Path, ran: Any) -> None:
+def test_a_model_that_onnxruntime_refuses_is_linted_all_the_same(faulty: Path, linted: Any) -> None:
     model = onnx.load(faulty)
     model.graph.node[-1].input[1] = "nowhere"
     onnx.save(model, "broken.onnx")
-    code, out, _ = ran("broken.onnx")
+    code, out, _ = linted("broken.onnx")
     assert code in (1, 2)
     assert "Traceback" not in out
 
 
-def test_a_float_model_has_no_faults(tmp_path: Path, ran: Any) -> None:
+def test_a_float_model_has_no_faults(tmp_path: Path, linted: Any) -> None:
     g = Drawing()
     onnx.save(g.model(g.node("Relu", g.input(1, 4))), tmp_path / "float.onnx")
-    code, out, _ = ran(tmp_path / "float.onnx")
+    code, out, _ = linted(tmp_path / "float.onnx")
     assert (code, "No faults." in out) == (0, True)

@@ -11,8 +11,6 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxopt.cli.main import run
-
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FAST = ("--no-bench", "--threads", "1", "--metric", "sqnr", "--max-drop", "5%")
 
@@ -25,18 +23,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images = np.random.default_rng(0).standard_normal((10, 3, 32, 32)).astype(np.float32)
     np.save("data.npy", images)
     return tmp_path
-
-
-@pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command; gives its exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 def _ops(path: str) -> set[str]:

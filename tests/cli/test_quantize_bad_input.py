@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from casefile import parse
 
-from onnxopt.cli.main import INTERRUPTED, run
+from onnxopt.cli.main import INTERRUPTED
 from onnxopt.quantize.workshop import Workshop
 
 FAST = ("--no-bench", "--threads", "1", "--metric", "sqnr")
@@ -56,20 +56,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Ran:
+class Quantizing:
     """Runs `quantize` on net.onnx with data.npy unless something else is said."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
+    def __init__(self, ran: Any) -> None:
+        self._ran = ran
 
     def __call__(
         self, *arguments: object, model: str = "net.onnx", data: str | None = "data.npy"
     ) -> tuple[int, str, str]:
         """The exit code, standard output and standard error."""
         given = () if data is None else ("--data", data)
-        code = run(["quantize", model, "-o", "out.onnx", *given, *map(str, arguments)])
-        printed = self._capsys.readouterr()
-        return code, printed.out, printed.err
+        found: tuple[int, str, str] = self._ran(
+            "quantize", model, "-o", "out.onnx", *given, *arguments
+        )
+        return found
 
     def refused(self, word: str, *arguments: object, **how: Any) -> None:
         """It ends with exit code 2 and a message with `word`, and leaves no file behind."""
@@ -83,13 +84,13 @@ class Ran:
 
 
 @pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Ran:
-    return Ran(capsys)
+def quantizing(ran: Any) -> Quantizing:
+    return Quantizing(ran)
 
 
-def test_no_data_is_refused_and_noise_has_to_be_asked_for(ran: Ran) -> None:
-    ran.refused("there is no data", data=None)
-    code, out, _ = ran(*LOOSE, data="random")
+def test_no_data_is_refused_and_noise_has_to_be_asked_for(quantizing: Quantizing) -> None:
+    quantizing.refused("there is no data", data=None)
+    code, out, _ = quantizing(*LOOSE, data="random")
     assert code == 0
     assert "the samples are noise" in out
 
@@ -107,45 +108,47 @@ def test_no_data_is_refused_and_noise_has_to_be_asked_for(ran: Ran) -> None:
     ],
     ids=["name", "shape", "double", "bytes", "rank", "words", "nothing"],
 )
-def test_data_that_does_not_fit_is_named(ran: Ran, arrays: dict[str, Any], word: str) -> None:
+def test_data_that_does_not_fit_is_named(
+    quantizing: Quantizing, arrays: dict[str, Any], word: str
+) -> None:
     np.savez("bad.npz", **arrays)
-    ran.refused(word, data="bad.npz")
+    quantizing.refused(word, data="bad.npz")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_finite_are_named(ran: Ran, value: float) -> None:
+def test_samples_that_are_not_finite_are_named(quantizing: Quantizing, value: float) -> None:
     bad = _samples()
     bad[3, 2, 1, 0] = value
     np.save("bad.npy", bad)
-    ran.refused("'x'", data="bad.npy")
+    quantizing.refused("'x'", data="bad.npy")
 
 
-def test_an_activation_that_is_not_finite_is_named(ran: Ran) -> None:
+def test_an_activation_that_is_not_finite_is_named(quantizing: Quantizing) -> None:
     onnx.save(_net("a = Conv(x, w) b = Log(a) y = Conv(b, w)", _weight("w", 8, 8, 1, 1)), "n.onnx")
-    ran.refused("'b' holds NaN", model="n.onnx")
+    quantizing.refused("'b' holds NaN", model="n.onnx")
 
 
 @pytest.mark.parametrize("content", [0.0, 3.25], ids=["zeros", "constant"])
-def test_data_without_a_spread_goes_through(ran: Ran, content: float) -> None:
+def test_data_without_a_spread_goes_through(quantizing: Quantizing, content: float) -> None:
     np.save("flat.npy", np.full((10, *SHAPE), content, np.float32))
-    code, _, err = ran(*LOOSE, data="flat.npy")
+    code, _, err = quantizing(*LOOSE, data="flat.npy")
     assert (code, err) == (0, "")
     _runs("out.onnx", np.full((2, *SHAPE), content, np.float32))
 
 
-def test_a_weight_of_zeros_goes_through(ran: Ran) -> None:
+def test_a_weight_of_zeros_goes_through(quantizing: Quantizing) -> None:
     zeros = onnx.numpy_helper.from_array(np.zeros((8, 8, 1, 1), np.float32), "w1")
     onnx.save(_net("a = Conv(x, w1) y = Conv(a, w2)", zeros, _weight("w2", 8, 8, 1, 1)), "n.onnx")
-    code, _, err = ran(*LOOSE, model="n.onnx")
+    code, _, err = quantizing(*LOOSE, model="n.onnx")
     assert (code, err) == (0, "")
     assert not _runs("out.onnx", _samples(2)).any()
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1e-40], ids=str)
-def test_ranges_of_any_size_give_a_model_that_runs(ran: Ran, scale: float) -> None:
+def test_ranges_of_any_size_give_a_model_that_runs(quantizing: Quantizing, scale: float) -> None:
     np.save("far.npy", _samples(scale=scale))
-    code, _, err = ran(*LOOSE, data="far.npy")
+    code, _, err = quantizing(*LOOSE, data="far.npy")
     assert (code, err) == (0, "")
     assert np.isfinite(_runs("out.onnx", _samples(2, scale))).all()
 
@@ -160,11 +163,13 @@ def test_ranges_of_any_size_give_a_model_that_runs(ran: Ran, scale: float) -> No
         ("return [1.0, 2.0]", "TypeError"),
     ],
 )
-def test_a_metric_that_fails_is_named(ran: Ran, here: Path, body: str, word: str) -> None:
+def test_a_metric_that_fails_is_named(
+    quantizing: Quantizing, here: Path, body: str, word: str
+) -> None:
     (here / "mine.py").write_text(f"def score(outputs, feeds):\n    {body}\n")
     sys.modules.pop("mine", None)
-    ran.refused("mine:score", "--metric", "mine:score")
-    code, _, err = ran("--metric", "mine:score", "--no-bench", "--threads", "1")
+    quantizing.refused("mine:score", "--metric", "mine:score")
+    code, _, err = quantizing("--metric", "mine:score", "--no-bench", "--threads", "1")
     assert code == 2 and word in err
 
 
@@ -186,63 +191,63 @@ def test_a_metric_that_fails_is_named(ran: Ran, here: Path, body: str, word: str
     ids=str,
 )
 def test_an_option_that_can_not_be_used_is_named(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], word: str
+    ran: Any, arguments: tuple[str, ...], word: str
 ) -> None:
-    asked = ["--data", "data.npy", "--no-bench", "--threads", "1", *arguments]
-    assert run(["quantize", "net.onnx", "-o", "out.onnx", *asked]) == 2
-    printed = capsys.readouterr()
-    assert word in printed.err
+    asked = ("--data", "data.npy", "--no-bench", "--threads", "1", *arguments)
+    code, _, err = ran("quantize", "net.onnx", "-o", "out.onnx", *asked)
+    assert code == 2
+    assert word in err
     assert not Path("out.onnx").exists()
 
 
-def test_a_quantized_model_is_refused(ran: Ran) -> None:
-    assert ran(*LOOSE)[0] == 0
+def test_a_quantized_model_is_refused(quantizing: Quantizing) -> None:
+    assert quantizing(*LOOSE)[0] == 0
     shutil.move("out.onnx", "int8.onnx")
-    ran.refused("quantized already", model="int8.onnx")
+    quantizing.refused("quantized already", model="int8.onnx")
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("float16", np.float16), ("double", np.float64)])
-def test_other_floats_are_refused_by_name(ran: Ran, kind: str, dtype: Any) -> None:
+def test_other_floats_are_refused_by_name(quantizing: Quantizing, kind: str, dtype: Any) -> None:
     weight = onnx.numpy_helper.from_array(np.ones((8, 8, 1, 1), dtype), "w")
     onnx.save(_net("y = Conv(x, w)", weight, kind=kind), "other.onnx")
     np.save("other.npy", _samples().astype(dtype))
-    ran.refused(kind, model="other.onnx", data="other.npy")
+    quantizing.refused(kind, model="other.onnx", data="other.npy")
 
 
-def test_empty_batches_and_folders_are_refused(ran: Ran, here: Path) -> None:
+def test_empty_batches_and_folders_are_refused(quantizing: Quantizing, here: Path) -> None:
     np.save("empty.npy", np.zeros((0, *SHAPE), np.float32))
-    ran.refused("no samples", data="empty.npy")
+    quantizing.refused("no samples", data="empty.npy")
     (here / "folder").mkdir()
-    ran.refused("folder", data="folder")
+    quantizing.refused("folder", data="folder")
     (here / "folder" / "notes.txt").write_text("no picture")
-    ran.refused("folder", data="folder")
-    ran.refused("absent", data="absent")
+    quantizing.refused("folder", data="folder")
+    quantizing.refused("absent", data="absent")
 
 
-def test_a_picture_that_is_none_is_named(ran: Ran, here: Path) -> None:
+def test_a_picture_that_is_none_is_named(quantizing: Quantizing, here: Path) -> None:
     pytest.importorskip("PIL.Image")
     _pictures(here)
     (here / "pictures" / "0.png").write_bytes(b"no picture")
-    ran.refused("0.png", "--preprocess", "unit", model="rgb.onnx", data="pictures")
+    quantizing.refused("0.png", "--preprocess", "unit", model="rgb.onnx", data="pictures")
 
 
 def test_pictures_without_pillow_are_refused(
-    ran: Ran, here: Path, monkeypatch: pytest.MonkeyPatch
+    quantizing: Quantizing, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pictures(here)
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    ran.refused("onnxopt[images]", "--preprocess", "unit", model="rgb.onnx", data="pictures")
+    quantizing.refused("onnxopt[images]", "--preprocess", "unit", model="rgb.onnx", data="pictures")
 
 
-def test_a_budget_that_can_not_be_met_writes_only_what_is_asked_for(ran: Ran) -> None:
-    code, out, err = ran(*FAST, "--max-drop", "0", "--report", "r.json")
+def test_a_budget_that_can_not_be_met_writes_only_what_is_asked_for(quantizing: Quantizing) -> None:
+    code, out, err = quantizing(*FAST, "--max-drop", "0", "--report", "r.json")
     assert code == 1
     assert "The budget is missed" in out
     assert "--keep-best writes the best found" in err
     assert not Path("out.onnx").exists()
     assert json.loads(Path("r.json").read_text())["score"]["drop"] > 0
-    code, _, err = ran(*FAST, "--max-drop", "0", "--keep-best")
+    code, _, err = quantizing(*FAST, "--max-drop", "0", "--keep-best")
     assert code == 1
     assert "QuantizeLinear" in {node.op_type for node in onnx.load("out.onnx").graph.node}
 
@@ -259,9 +264,9 @@ def test_a_budget_that_can_not_be_met_writes_only_what_is_asked_for(ran: Ran) ->
         "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
     ],
 )
-def test_a_broken_plan_is_refused(ran: Ran, here: Path, text: str) -> None:
+def test_a_broken_plan_is_refused(quantizing: Quantizing, here: Path, text: str) -> None:
     (here / "plan.json").write_text(text, encoding="utf-8")
-    ran.refused("", "--plan", "plan.json")
+    quantizing.refused("", "--plan", "plan.json")
 
 
 @pytest.mark.parametrize(
@@ -276,54 +281,58 @@ def test_a_broken_plan_is_refused(ran: Ran, here: Path, text: str) -> None:
         ('"target": "cpu"', '"target": 5'),
     ],
 )
-def test_an_edit_that_breaks_the_plan_is_refused(ran: Ran, here: Path, old: str, new: str) -> None:
-    assert ran("--plan-only", "plan.json", *LOOSE)[0] == 0
+def test_an_edit_that_breaks_the_plan_is_refused(
+    quantizing: Quantizing, here: Path, old: str, new: str
+) -> None:
+    assert quantizing("--plan-only", "plan.json", *LOOSE)[0] == 0
     assert not Path("out.onnx").exists()
     text = (here / "plan.json").read_text()
     assert old in text
     (here / "plan.json").write_text(text.replace(old, new))
-    ran.refused("", "--plan", "plan.json")
+    quantizing.refused("", "--plan", "plan.json")
 
 
-def test_a_plan_of_another_model_is_refused(ran: Ran) -> None:
-    assert ran("--plan-only", "plan.json", *LOOSE)[0] == 0
+def test_a_plan_of_another_model_is_refused(quantizing: Quantizing) -> None:
+    assert quantizing("--plan-only", "plan.json", *LOOSE)[0] == 0
     onnx.save(_net("[other] y = Conv(x, w)", _weight("w", 8, 8, 1, 1)), "other.onnx")
-    ran.refused("c1", "--plan", "plan.json", model="other.onnx")
-    ran.refused("absent.json", "--plan", "absent.json")
-    ran.refused(".", "--plan", ".")
+    quantizing.refused("c1", "--plan", "plan.json", model="other.onnx")
+    quantizing.refused("absent.json", "--plan", "absent.json")
+    quantizing.refused(".", "--plan", ".")
 
 
-def test_the_input_is_not_overwritten_unasked(ran: Ran, here: Path) -> None:
+def test_the_input_is_not_overwritten_unasked(ran: Any) -> None:
     before = Path("net.onnx").read_bytes()
-    assert run(["quantize", "net.onnx", "-o", "net.onnx", "--data", "data.npy", *LOOSE]) == 2
+    assert ran("quantize", "net.onnx", "-o", "net.onnx", "--data", "data.npy", *LOOSE)[0] == 2
     assert Path("net.onnx").read_bytes() == before
-    asked = ["--overwrite", "--data", "data.npy", *LOOSE]
-    assert run(["quantize", "net.onnx", "-o", "net.onnx", *asked]) == 0
+    asked = ("--overwrite", "--data", "data.npy", *LOOSE)
+    assert ran("quantize", "net.onnx", "-o", "net.onnx", *asked)[0] == 0
     assert Path("net.onnx").read_bytes() != before
 
 
 def test_an_output_that_can_not_be_written_is_found_before_the_work(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
+    quantizing: Quantizing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Workshop, "plan", lambda *_: pytest.fail("it began"))
     Path("file").write_text("")
-    code, _, err = ran(*LOOSE, "-o", "file/out.onnx")
+    code, _, err = quantizing(*LOOSE, "-o", "file/out.onnx")
     assert code == 2 and "file" in err
 
 
-def test_an_interrupt_keeps_the_ranges(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_keeps_the_ranges(
+    quantizing: Quantizing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Workshop, "build", interrupted)
-        code, _, err = ran(*LOOSE, "--cache", "ranges")
+        code, _, err = quantizing(*LOOSE, "--cache", "ranges")
     assert code == INTERRUPTED
     assert "interrupted" in err
     assert not Path("out.onnx").exists()
     (kept,) = Path("ranges").iterdir()
     assert set(json.loads(kept.read_text())["tensors"]) >= {"x", "b"}
-    assert ran(*LOOSE, "--cache", "ranges")[0] == 0
+    assert quantizing(*LOOSE, "--cache", "ranges")[0] == 0
 
 
 STREAM = """
@@ -342,16 +351,16 @@ def feeds():
 
 
 def test_an_interrupt_while_calibrating_keeps_the_samples_that_are_done(
-    ran: Ran, here: Path
+    quantizing: Quantizing, here: Path
 ) -> None:
     # The data is read to split it, to know it again, and to calibrate with it.
     (here / "stream.py").write_text(STREAM)
     sys.modules.pop("stream", None)
-    assert ran(*LOOSE, "--cache", "ranges", data="stream:feeds")[0] == INTERRUPTED
+    assert quantizing(*LOOSE, "--cache", "ranges", data="stream:feeds")[0] == INTERRUPTED
     (kept,) = Path("ranges").iterdir()
     done = json.loads(kept.read_text())
     assert 0 < done["tensors"]["x"]["feeds"] < done["feeds"] == 8
-    assert ran(*LOOSE, "--cache", "ranges", data="stream:feeds")[0] == 0
+    assert quantizing(*LOOSE, "--cache", "ranges", data="stream:feeds")[0] == 0
 
 
 def _pictures(here: Path) -> None:
