@@ -4,10 +4,15 @@ The mean of each output channel of each quantized Conv, Gemm and MatMul is compa
 model's, from the inputs to the outputs, and the difference goes into the float bias before that is
 rounded (Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2, with measured means).
 Each layer is measured behind its corrected predecessors.
+
+Where a Relu or Clip follows, the means are those behind it: what it cuts off is of no consequence,
+and errors there are unlike those of what passes. Moving the bias moves only the share of elements
+that passes, so the difference is divided by that.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,6 +26,7 @@ from onnxopt.quantize.insert import insert
 from onnxopt.quantize.plan import bias_behind
 from onnxopt.quantize.records import QuantPlan
 from onnxopt.quantize.slices import Feed, Slices, Target, channel_means
+from onnxopt.quantize.units import clip_bounds
 from onnxopt.rewrite.hit import NodeView
 from onnxopt.rewrite.specs import QuantSpec
 
@@ -70,17 +76,24 @@ def correct_biases(
     nodes = {node.name or "": node for node in quantized.graph}
     # A value that is an output of the model has another name once its pair is in.
     inside = [
-        replace(product.target, value=nodes[product.node].outputs[0].name or "")
+        replace(product.target, value=nodes[product.holder].outputs[0].name or "")
         for product in products
     ]
     slices = Slices(io.to_proto(quantized), inside, used, threads=threads)
     for index, product in enumerate(products):
-        shift = wanted[product.target.value] - slices.mean(index)
+        before, found = wanted[product.target.value], slices.means(index)
+        passing = np.maximum(np.maximum(before.inside, found.inside), _LEAST_SHARE)
+        shift = (before.mean - found.mean) / passing
         biases[product.node] = (product.bias + shift).astype(np.float32)
         row = nodes[product.holder].inputs[product.slot]
         assert row is not None
         slices.set_bias(row.name or "", biases[product.node])
     return biases
+
+
+_LEAST_SHARE = 0.02
+"""A channel that hardly ever passes says little about its mean: no more than fifty times its error
+goes into its bias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,19 @@ def _product(node: ir.Node, spec: QuantSpec) -> _Product | None:
     if operand is not None and (row is None or row.size not in (1, channels)):
         return None
     bias = np.zeros(1) if row is None else row.numpy().reshape(-1)
-    target = Target(node.outputs[0].name or "", channels, last=node.op_type != "Conv")
+    output = holder.outputs[0]
+    low, high = _kept(output)
+    target = Target(output.name or "", channels, node.op_type != "Conv", low, high)
     spread = np.broadcast_to(bias, channels).astype(np.float32)
     return _Product(node.name or "", target, holder.name or "", slot, spread)
+
+
+def _kept(value: ir.Value) -> tuple[float, float]:
+    """The numbers between which all that reads a value tells them apart."""
+    readers = value.consumers()
+    if len(readers) == 1 and not value.is_graph_output():
+        if ops.is_standard(readers[0], "Relu"):
+            return 0.0, math.inf
+        if ops.is_standard(readers[0], "Clip") and readers[0].inputs[0] is value:
+            return clip_bounds(readers[0])
+    return -math.inf, math.inf

@@ -8,6 +8,7 @@ that reads them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,18 +27,29 @@ Feed = Mapping[str, Any]
 class Target:
     """A value whose mean is asked for, with its number of channels.
 
-    The channels lie along axis 1, or along the last one where `last` is set.
+    The channels lie along axis 1, or along the last one where `last` is set. Numbers outside of
+    `low` and `high` count as these: it is where what reads the value cuts them off.
     """
 
     value: str
     channels: int
     last: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Of each channel the mean of the cut numbers, and the share that is not cut: float64."""
+
+    mean: Array
+    inside: Array
 
 
 def channel_means(
     model: onnx.ModelProto, targets: Sequence[Target], feeds: Sequence[Feed], *, threads: int = 0
-) -> dict[str, Array]:
-    """The mean of each channel over all feeds: float64 [channels], by value name."""
+) -> dict[str, Means]:
+    """The means of each target over all feeds, by value name."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
@@ -46,7 +58,7 @@ def channel_means(
     session = Session.open(probe, optimize=True, threads=threads)
     runs = [session.run(feed) for feed in feeds]
     return {
-        target.value: _weighted([(run[2 * index], run[2 * index + 1]) for run in runs])
+        target.value: _weighted([run[_OUTPUTS * index : _OUTPUTS * (index + 1)] for run in runs])
         for index, target in enumerate(targets)
     }
 
@@ -73,8 +85,8 @@ class Slices:
         self._stored: dict[str, list[Array]] = {}
         self._cuts = self._cut()
 
-    def mean(self, index: int) -> Array:
-        """The mean of each channel of the target, behind everything that was set before.
+    def means(self, index: int) -> Means:
+        """The means of the target's channels, behind everything that was set before.
 
         The targets must be asked for in their order, each once.
         """
@@ -87,9 +99,9 @@ class Slices:
         for number, feed in enumerate(self._feeds):
             given = {name: self._stored[name][number] for name in cut.reads}
             given |= {name: feed[name] for name in cut.feeds if name in feed}
-            mean, size, *codes = session.run(given)
-            means.append((mean, size))
-            for store, value in zip(kept, codes, strict=True):
+            found = session.run(given)
+            means.append(found[:_OUTPUTS])
+            for store, value in zip(kept, found[_OUTPUTS:], strict=True):
                 store.append(value)
         self._stored |= zip(cut.stores, kept, strict=True)
         for name in cut.drops:
@@ -195,34 +207,62 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
                 yield from _reads(inner)
 
 
+_OUTPUTS = 3
+
+
 def _measure(model: onnx.ModelProto, target: Target) -> None:
-    """Add two outputs: the mean of each channel, and the number of elements."""
+    """Add outputs: the mean of each channel, the share that is not cut, the number of elements."""
     graph, name = model.graph, f"{target.value}/onnxopt"
     shape, axes = (
         ([-1, target.channels], [0]) if target.last else ([0, target.channels, -1], [0, 2])
     )
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}/shape"))
-    graph.node.append(
-        helper.make_node("Reshape", [target.value, f"{name}/shape"], [f"{name}/flat"])
-    )
-    if opset < 18:
-        mean = helper.make_node("ReduceMean", [f"{name}/flat"], [f"{name}/mean"], axes=axes)
-        mean.attribute.append(helper.make_attribute("keepdims", 0))
-    else:
-        graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{name}/axes"))
-        mean = helper.make_node(
-            "ReduceMean", [f"{name}/flat", f"{name}/axes"], [f"{name}/mean"], keepdims=0
-        )
-    graph.node.extend([mean, helper.make_node("Size", [target.value], [f"{name}/size"])])
-    for suffix in ("mean", "size"):
-        graph.output.append(onnx.ValueInfoProto(name=f"{name}/{suffix}"))
+    add = _Adder(graph, name)
+    flat = add("Reshape", target.value, add.constant(shape, np.int64))
+    low, high = (add.constant(bound, np.float32) for bound in (target.low, target.high))
+    kept = flat
+    if math.isfinite(target.low) or math.isfinite(target.high):
+        kept = add("Clip", flat, low, high)
+    # Where the cut has changed nothing the number was inside, or at the very end: that is as good.
+    inside = add("Cast", add("Equal", kept, flat), to=onnx.TensorProto.FLOAT)
+    for value in (kept, inside):
+        if opset < 18:
+            mean = add("ReduceMean", value, axes=axes, keepdims=0)
+        else:
+            mean = add("ReduceMean", value, add.constant(axes, np.int64), keepdims=0)
+        graph.output.append(onnx.ValueInfoProto(name=mean))
+    graph.output.append(onnx.ValueInfoProto(name=add("Size", target.value)))
 
 
-def _weighted(means: Sequence[tuple[Array, Array]]) -> Array:
+class _Adder:
+    """Adds nodes and constants of made-up names to a graph and gives the names back."""
+
+    def __init__(self, graph: onnx.GraphProto, stem: str) -> None:
+        self._graph = graph
+        self._stem = stem
+        self._count = 0
+
+    def __call__(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        name = self._name()
+        self._graph.node.append(helper.make_node(op_type, inputs, [name], **attributes))
+        return name
+
+    def constant(self, numbers: Any, dtype: Any) -> str:
+        name = self._name()
+        self._graph.initializer.append(numpy_helper.from_array(np.array(numbers, dtype), name))
+        return name
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"{self._stem}/{self._count}"
+
+
+def _weighted(runs: Sequence[Sequence[Array]]) -> Means:
     """One mean of the means of feeds of different sizes."""
-    sizes = np.array([float(size) for _, size in means])
-    rows = np.stack([mean.astype(np.float64) for mean, _ in means])
-    # A feed without elements has no mean (NaN) and no weight.
-    rows[sizes == 0] = 0.0
-    return np.asarray((rows * sizes[:, None]).sum(axis=0) / max(sizes.sum(), 1.0))
+    sizes = np.array([float(run[2]) for run in runs])
+    shares = sizes / sizes.sum()
+    mean, inside = (
+        np.asarray(shares @ np.stack([run[part].astype(np.float64) for run in runs]))
+        for part in (0, 1)
+    )
+    return Means(mean, inside)

@@ -26,7 +26,7 @@ CHANNELS = 16
 
 
 def overflowing() -> onnx.ModelProto:
-    """Three convolutions, one of them depthwise, of large weights of one sign, fed bright inputs."""
+    """Three convolutions, one of them depthwise, of large weights of one sign."""
     random = np.random.default_rng(0)
     weights = {
         "w1": 1 - 0.2 * random.random((CHANNELS, CHANNELS, 3, 3)),

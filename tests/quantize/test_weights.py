@@ -128,6 +128,21 @@ def test_corrected_means_are_the_float_models(text: str) -> None:
     assert np.abs(after - wanted).max() < 0.1 * np.abs(before - wanted).max()
 
 
+def test_means_are_those_behind_the_relu_that_follows() -> None:
+    text = f"""
+    g (float[N,8,6,6] x) => (float[N,16,6,6] y) <{weight("w", 16, 8, 3, 3)}, {weight("b", 16)}>
+    {{ [c] a = Conv<pads = [1,1,1,1]>(x, w, b) [r] y = Relu(a) }}"""
+    case = Case(text, 8, 6, 6)
+    codes, _ = case.prepared("saturation")
+    # Weights that are a tenth too large change what is above zero and below it in opposite ways.
+    codes = {name: (array, np.float32(scale * 1.1)) for name, (array, scale) in codes.items()}
+    biases = correct_biases(case.model, case.plan, SPECS, codes, case.feeds, threads=1)
+    wanted = case.run(case.model, case.feeds).mean(axis=(0, 2, 3))
+    before = case.run(case.quantized(codes, {}), case.feeds).mean(axis=(0, 2, 3))
+    after = case.run(case.quantized(codes, biases), case.feeds).mean(axis=(0, 2, 3))
+    assert np.abs(after - wanted).max() < 0.2 * np.abs(before - wanted).max()
+
+
 def _biased(codes: Any) -> Any:
     """Codes that are all too large, as a clumsy rounding would leave them."""
     return np.clip(codes.astype(np.int64) + 6, -127, 127).astype(np.int8)
