@@ -62,13 +62,14 @@ def _kl(student: Tensor, teacher: Tensor, pair: Pair, temperature: float) -> Ten
 
     Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
     """
-    ours = torch.log_softmax(_logits(student, pair.student_scale) / temperature, pair.axis)
-    theirs = torch.log_softmax(_logits(teacher, pair.teacher_scale) / temperature, pair.axis)
+    ours = torch.log_softmax(logits(student, pair.student_scale) / temperature, pair.axis)
+    theirs = torch.log_softmax(logits(teacher, pair.teacher_scale) / temperature, pair.axis)
     apart = (theirs.exp() * (theirs - ours)).sum(pair.axis)
     return apart.mean() * temperature**2
 
 
-def _logits(x: Tensor, scale: Scale) -> Tensor:
+def logits(x: Tensor, scale: Scale) -> Tensor:
+    """Numbers whose softmax along the classes gives probabilities."""
     return torch.log(x.clamp_min(_TINY)) if scale == "probabilities" else x
 
 

@@ -98,17 +98,16 @@ class Trainer:
                 if not math.isfinite(self._losses[-1]):
                     stopped = DIVERGED
                     break
-                if asked.is_set():
-                    stopped = INTERRUPTED
-                    break
                 if self._due():
                     self._look()
                     self._keep()
                     if self._stale():
                         stopped = EARLY
                         break
-        if stopped == INTERRUPTED:
-            self._keep()
+                if asked.is_set():
+                    self._keep()
+                    stopped = INTERRUPTED
+                    break
         assert self._best is not None
         point, best = self._best
         self._set(best)
@@ -226,9 +225,9 @@ class Trainer:
 
     def _tell(self, loss: float) -> None:
         assert self._best is not None
-        share = self._clock.share(self._step)
+        held = f"held {self._curve[-1].held:.4g} (best {self._best[0].held:.4g})"
         left = time_text(self._clock.left(self._step))
-        self._say(share, f"training: loss {loss:.4g}, held {self._best[0].held:.4g}, {left} left,")
+        self._say(self._clock.share(self._step), f"training: loss {loss:.4g}, {held}, {left} left,")
 
     def _keep(self) -> None:
         """Write the checkpoint, if there is to be one."""

@@ -1,0 +1,245 @@
+"""A training: steps, looks at held samples, best weights, checkpoints, and what can go wrong."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxopt
+from onnxopt import io
+from onnxopt.errors import BadInput, OnnxoptError
+from tests.distill.models import classifier, model, rows
+
+F = np.float32
+
+
+def _teach(teacher: Any, student: Any, data: Any = None, **options: Any) -> Any:
+    options = {"epochs": 8, "batch": 16, "learning_rate": 1e-2, **options}
+    return onnxopt.distill(teacher, student, data=rows() if data is None else data, **options)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, Any]:
+    return classifier(16, seed=0), classifier(6, seed=1)
+
+
+def test_the_student_comes_nearer_to_its_teacher(pair: tuple[Any, Any]) -> None:
+    report = _teach(*pair, epochs=40).report
+    assert report.best.held < 0.2 * report.curve[0].held
+    assert report.after.candidate > report.before.candidate
+    assert report.stopped == "done" and report.improved and report.passed
+
+
+def test_neither_model_is_changed(pair: tuple[Any, Any]) -> None:
+    before = [io.to_bytes(each) for each in pair]
+    _teach(*pair)
+    assert [io.to_bytes(each) for each in pair] == before
+
+
+def test_the_seed_fixes_the_result(pair: tuple[Any, Any]) -> None:
+    first, second = (io.to_bytes(_teach(*pair, augment="noise").model) for _ in range(2))
+    assert first == second
+    assert io.to_bytes(_teach(*pair, augment="noise", seed=1).model) != first
+
+
+def test_steps_and_epochs_say_the_same_length(pair: tuple[Any, Any]) -> None:
+    by_epochs = _teach(*pair, epochs=2)
+    by_steps = _teach(*pair, epochs=None, steps=by_epochs.report.steps)
+    assert io.to_bytes(by_epochs.model) == io.to_bytes(by_steps.model)
+
+
+def test_a_length_in_minutes_ends(pair: tuple[Any, Any]) -> None:
+    report = _teach(*pair, epochs=None, minutes=0.01).report
+    assert report.stopped == "done" and report.steps > 0
+
+
+def test_a_training_that_is_resumed_ends_as_one_that_was_not_interrupted(
+    pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    whole = _teach(*pair, augment="noise")
+    path = tmp_path / "state"
+
+    def stop(share: float, doing: str) -> None:
+        if share > 0.3:
+            signal.raise_signal(signal.SIGINT)
+
+    partly = _teach(*pair, augment="noise", checkpoint=path, progress=stop)
+    assert partly.report.stopped == "interrupted"
+    assert partly.report.steps < whole.report.steps
+    rest = _teach(*pair, augment="noise", checkpoint=path, resume=True)
+    assert rest.report.steps == whole.report.steps
+    assert io.to_bytes(rest.model) == io.to_bytes(whole.model)
+    assert [p.held for p in rest.report.curve] == [p.held for p in whole.report.curve]
+
+
+def test_an_interrupt_keeps_the_best_weights_and_the_handler(
+    pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(share: float, doing: str) -> None:
+        if share > 0.6:
+            signal.raise_signal(signal.SIGINT)
+
+    result = _teach(*pair, progress=stop, output=tmp_path / "out.onnx")
+    assert result.report.stopped == "interrupted" and result.report.improved
+    assert io.to_bytes(io.load(tmp_path / "out.onnx")) == io.to_bytes(result.model)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_checkpoint_of_another_training_says_what_differs(
+    pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "state"
+    _teach(*pair, checkpoint=path)
+    with pytest.raises(BadInput, match="it differs in learning rate"):
+        _teach(*pair, checkpoint=path, resume=True, learning_rate=2e-2)
+    with pytest.raises(BadInput, match="the student's weights"):
+        _teach(pair[0], classifier(6, seed=9), checkpoint=path, resume=True)
+
+
+def test_a_checkpoint_is_not_overwritten_by_accident(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    _teach(*pair, checkpoint=path)
+    with pytest.raises(BadInput, match="already"):
+        _teach(*pair, checkpoint=path)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(b"no pickle")
+    with pytest.raises(BadInput, match="not a checkpoint"):
+        _teach(*pair, checkpoint=path, resume=True)
+
+
+def test_a_training_ends_early_where_nothing_gets_better(pair: tuple[Any, Any]) -> None:
+    report = _teach(pair[0], pair[0], patience=2, average=False).report
+    assert report.stopped == "early"
+    assert len(report.curve) == 3
+
+
+def test_a_student_that_nothing_betters_is_kept_as_it_is(pair: tuple[Any, Any]) -> None:
+    result = _teach(pair[0], pair[0])
+    assert not result.report.improved
+    assert io.to_bytes(result.model) == io.to_bytes(pair[0])
+
+
+def _spoiling(after: int) -> Any:
+    calls = iter(range(10_000))
+
+    def change(feed: Any, random: np.random.Generator) -> Any:
+        return {k: v * F(np.nan) if next(calls) >= after else v for k, v in feed.items()}
+
+    return change
+
+
+def test_a_loss_that_becomes_nan_ends_the_training_with_the_best_weights(
+    pair: tuple[Any, Any],
+) -> None:
+    result = _teach(*pair, augment=_spoiling(40))
+    assert result.report.stopped == "diverged" and not result.report.passed
+    assert result.report.improved
+    weights = [np.asarray(v.const_value) for v in result.model.graph.initializers.values()]
+    assert all(np.isfinite(weight).all() for weight in weights)
+
+
+def test_a_student_that_gives_nan_from_the_start_is_refused(pair: tuple[Any, Any]) -> None:
+    with pytest.raises(BadInput, match="not finite before"):
+        _teach(pair[0], _with(pair[1], "w1", np.nan))
+
+
+def _with(source: Any, name: str, number: float) -> Any:
+    proto = io.to_proto(source)
+    for tensor in proto.graph.initializer:
+        if tensor.name == name:
+            array = np.full(list(tensor.dims), number, F)
+            tensor.raw_data = array.tobytes()
+    return io.load(proto)
+
+
+def test_no_data_is_refused(pair: tuple[Any, Any]) -> None:
+    with pytest.raises(BadInput, match="there is no data"):
+        onnxopt.distill(*pair)
+
+
+def test_data_that_does_not_fit_is_refused(pair: tuple[Any, Any]) -> None:
+    with pytest.raises(BadInput, match=r"'x' has the shape|the input 'x' got"):
+        _teach(*pair, data={"x": np.zeros((20, 5), F)})
+
+
+def test_a_few_samples_serve_for_both(pair: tuple[Any, Any]) -> None:
+    report = _teach(*pair, data=rows(4)).report
+    assert report.training_samples == report.held_samples == 4
+    assert any("too few" in note for note in report.notes)
+
+
+def test_a_student_of_a_fixed_batch_is_trained_run_by_run() -> None:
+    teacher, student = (
+        model(
+            "g (float[1,4] x) => (float[1,3] y) { y = Gemm(x, w, b) }",
+            {
+                "w": np.random.default_rng(seed).normal(size=(4, 3)).astype(F),
+                "b": np.zeros(3, F),
+            },
+        )
+        for seed in (0, 1)
+    )
+    report = _teach(
+        teacher, student, data=rows(40, inputs=4), epochs=6, batch=4, learning_rate=0.1
+    ).report
+    assert report.best.held < 0.3 * report.curve[0].held
+
+
+def test_a_student_without_weights_is_refused(pair: tuple[Any, Any]) -> None:
+    student = model(
+        "g (float[n,8] x) => (float[n,3] y) { s = Constant<value = int64[1] {0}>()"
+        " e = Constant<value = int64[1] {3}>() a = Constant<value = int64[1] {1}>()"
+        " y = Slice(x, s, e, a) }",
+        {},
+    )
+    with pytest.raises(BadInput, match="no weights to train"):
+        _teach(pair[0], student)
+
+
+def test_an_operator_without_a_kernel_is_named_before_any_training(
+    pair: tuple[Any, Any],
+) -> None:
+    student = model(
+        "g (float[n,8] x) => (float[n,3] y)"
+        "{ h = Gemm(x, w)  r = Reshape(h, s)  d = Det(r)  t = Reshape(d, u)  y = Add(h, t) }",
+        {
+            "w": np.ones((8, 3), F),
+            "s": np.array([-1, 1, 1], np.int64),
+            "u": np.array([-1, 3], np.int64),
+        },
+    )
+    with pytest.raises(OnnxoptError, match="no torch kernel for Det"):
+        _teach(pair[0], student)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 1, "steps": 5}, "given twice"),
+        ({"epochs": 0}, "length can't be 0"),
+        ({"loss": "huber"}, "no loss 'huber'"),
+        ({"temperature": 0.0}, "temperature can't be"),
+        ({"learning_rate": -1.0}, "learning rate can't be"),
+        ({"held": 1.0}, "kept apart can't be"),
+        ({"device": "tpu"}, "no device 'tpu'"),
+        ({"device": "cuda:99"}, "no device 'cuda:99'|sees no device 'cuda:99'"),
+        ({"resume": True}, "nothing to resume"),
+        ({"match": "all"}, "'all' is no match"),
+        ({"augment": "swirl"}, "no variation 'swirl'"),
+        ({"augment": "flip"}, "none of the inputs is a picture"),
+    ],
+)
+def test_options_that_can_not_be_are_refused(
+    pair: tuple[Any, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        _teach(*pair, **options)
