@@ -10,7 +10,7 @@ from onnxopt.report.charts import bar_svg, curve_svg
 from onnxopt.report.page import Bars, Block, Curve, Heading, Line, Page, Summary, Table
 from onnxopt.report.style import FRAME, STYLE
 
-_LONG_CELL = 28
+_LONG_CELL = 40
 # What neither HTML nor a reader has a use for.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 

@@ -75,7 +75,10 @@ def _in_short(report: Report) -> Summary:
     if report.timing is None:
         words.append("not timed")
     else:
-        words += [_speed(comparison)[0] for comparison in report.timing.comparisons]
+        words += [
+            _speed(comparison, report.timing.noise_floor)[0]
+            for comparison in report.timing.comparisons
+        ]
     if report.undone:
         words.append(f"{plural(len(report.undone), 'step')} undone")
     if report.output == IN_MEMORY:
@@ -99,12 +102,20 @@ def _operators(before: Cost, after: Cost) -> list[Block]:
     )
 
 
-def _speed(comparison: Comparison) -> tuple[str, Tone]:
+def _speed(comparison: Comparison, noise_floor: float) -> tuple[str, Tone]:
     words, tone = SPEED[comparison.verdict]
-    ratio = comparison.speedup.median
+    ratio = comparison.speedup
     if comparison.verdict == "no measurable change":
-        return words, tone
-    return f"{words} by {ratio if ratio > 1 else 1 / ratio:.2f}x", tone
+        clear = ratio.low > noise_floor or ratio.high < 1 / noise_floor
+        if not clear:
+            return words, tone
+        words = "faster" if ratio.median > 1 else "slower"
+        return f"{words} by about {_factor(ratio.median)}, in few rounds", tone
+    return f"{words} by {_factor(ratio.median)}", tone
+
+
+def _factor(ratio: float) -> str:
+    return f"{ratio if ratio > 1 else 1 / ratio:.2f}x"
 
 
 def parity_page(parity: Parity) -> Page:
@@ -158,7 +169,7 @@ def timing_blocks(timing: Timing, *, pictures: bool = False) -> list[Block]:
     """The verdict of each side against the first, and what it rests on."""
     blocks: list[Block] = []
     for comparison in timing.comparisons:
-        words, tone = _speed(comparison)
+        words, tone = _speed(comparison, timing.noise_floor)
         ratio = comparison.speedup
         between = f"95% interval {ratio.low:.2f}x to {ratio.high:.2f}x"
         blocks.append(Line(f"{comparison.name}: {words} ({between})", tone))

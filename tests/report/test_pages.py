@@ -61,6 +61,8 @@ def test_notes_are_shown() -> None:
         ("faster", 2.0, "faster by 2.00x"),
         ("slower", 0.5, "slower by 2.00x"),
         ("no measurable change", 1.01, "after: no measurable change (95%"),
+        ("no measurable change", 2.0, "after: faster by about 2.00x, in few rounds (95%"),
+        ("no measurable change", 0.5, "after: slower by about 2.00x, in few rounds (95%"),
     ],
 )
 def test_a_timing_prints_a_factor_only_where_there_is_one(
