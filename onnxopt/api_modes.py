@@ -30,9 +30,11 @@ from onnxopt.quantize.code_modes import (
 from onnxopt.quantize.draft import name_all
 from onnxopt.quantize.half_mode import HalfMode, refuse_half, refuse_types
 from onnxopt.quantize.modes import Given, Mode, is_large, run_mode
+from onnxopt.quantize.plan import check_target
 from onnxopt.quantize.records import QuantPlan
 from onnxopt.quantize.static import Outcome, Settings, Speed
 from onnxopt.quantize.weight_only import Packing
+from onnxopt.registry import quant_specs
 from onnxopt.report.quantization import QuantizationReport, layers_of, stages_of
 from onnxopt.report.record import Versions
 
@@ -106,6 +108,10 @@ def refuse(model: ir.Model, request: Request) -> None:
         refuse_types(model, mode)
         return
     static.refuse(model)
+    if mode == "static":
+        # Nobody should wait for the rewriting to be told this.
+        samples.require(request.data)
+        check_target(target if request.plan is None else request.plan.target, quant_specs())
     known = {"dynamic": DYNAMIC_TARGETS, "auto": ("cpu",), "weights": WEIGHT_TARGETS}.get(mode)
     if known is not None:
         refuse_target(mode, target, known)

@@ -74,6 +74,15 @@ def split(
     return Samples(_Others(feeds), tuple(held), rows, note)
 
 
+def require(data: Any) -> None:
+    """Raise BadInput where there is no data."""
+    if data is None:
+        raise BadInput(
+            "quantization needs samples of real inputs, and there is no data",
+            hint="give some with --data; `--data random` makes noise up, which says little",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Others(Iterable[Feed]):
     """All runs but each fifth."""
@@ -87,11 +96,7 @@ class _Others(Iterable[Feed]):
 def _feeds(
     data: Any, model: ir.Model, batch: int, preprocess: str | None, seed: int
 ) -> Iterable[Feed]:
-    if data is None:
-        raise BadInput(
-            "quantization needs samples of real inputs, and there is no data",
-            hint="give some with --data; `--data random` makes noise up, which says little",
-        )
+    require(data)
     if isinstance(data, str) and data == RANDOM:
         return list(synthesize(model, seed=seed, count=20))
     return read_data(data, model, batch, preprocess=preprocess)

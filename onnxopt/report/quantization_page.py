@@ -208,8 +208,8 @@ def _verdict(report: QuantizationReport) -> tuple[str, Tone]:
         return f"Planned: {plural(chosen, 'node')} in integers.", "plain"
     if not report.kept:
         return f"The float model is kept: {report.reason}.", "plain"
-    names = dict.fromkeys(name for name in (report.mode, report.verdict) if name != "static")
-    how = "" if report.mode == "static" else f" ({', '.join(names)})"
+    how = "" if report.mode == "static" else f" ({report.mode}, {report.verdict})"
+    how = how.replace(f"{report.verdict}, {report.verdict}", report.verdict)
     return f"Quantized{how}: {report.reason}.", "good"
 
 

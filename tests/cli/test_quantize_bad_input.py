@@ -96,6 +96,22 @@ def test_no_data_is_refused_and_noise_has_to_be_asked_for(quantizing: Quantizing
 
 
 @pytest.mark.parametrize(
+    ("arguments", "data", "word"),
+    [((), None, "there is no data"), (("--target", "toaster"), "data.npy", "toaster")],
+    ids=["data", "target"],
+)
+def test_what_is_known_to_fail_is_said_before_the_model_is_optimized(
+    quantizing: Quantizing,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    data: str | None,
+    word: str,
+) -> None:
+    monkeypatch.setattr("onnxopt.api.optimize", lambda *_, **__: pytest.fail("it began"))
+    quantizing.refused(word, *arguments, data=data)
+
+
+@pytest.mark.parametrize(
     ("arrays", "word"),
     [
         ({"z": _samples()}, "no input 'z'"),
