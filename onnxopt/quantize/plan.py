@@ -262,7 +262,7 @@ def _why_not_constant(node: ir.Node, spec: QuantSpec) -> str:
     if weight is None:
         return ""
     if weight.is_graph_input() and weight.is_initializer():
-        return "a caller may override its weight: freezing the inputs makes it a constant"
+        return "a caller may override its weight: optimize --freeze-inputs makes it a constant"
     maker = weight.producer()
     return "its weight is quantized already" if maker and is_dequantize(maker) else ""
 
