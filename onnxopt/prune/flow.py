@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from onnxopt.prune.walk import (
     Walk,
     dims_of,
     is_stored,
+    is_weight,
     named,
     sizes_of,
     tell_opsets,
@@ -33,6 +35,10 @@ def walk(graph: ir.Graph) -> Walk:
         _visit(found, node)
     for value in graph.outputs:
         _keep_all(found, value, f"they are the model's output {value.name!r}")
+    counts = Counter(value.name for value in found.layouts)
+    for value in found.layouts:
+        if counts[value.name] > 1:
+            _keep_all(found, value, f"two values are called {value.name!r}: export with own names")
     return found
 
 
@@ -56,6 +62,9 @@ def _visit(found: Walk, node: ir.Node) -> None:
     for value in _read(node):
         for axis, layout in found.layouts.get(value, {}).items():
             if (value, axis) not in view.asked:
+                if record is not None and is_weight(value):
+                    # The window of a filter, say: nobody asks about it.
+                    found.tokens.label(layout, PARTS)
                 found.tokens.freeze(layout, why)
     for value in node.outputs:
         if value.name and value not in found.layouts and value.shape is not None:
