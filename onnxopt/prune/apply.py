@@ -41,7 +41,7 @@ def remove(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Mod
     maker = targets.Maker(pruned)
     _resize(nodes, gone, maker)
     _slice(pruned, gone)
-    shapes.remember_anew(_without_annotations(pruned))
+    shapes.remember_anew(_without_annotations(pruned, gone))
     return pruned
 
 
@@ -123,10 +123,18 @@ class NodeResize:
     def _kept(self, value: ir.Value | None, axis: int) -> NDArray[np.int64] | None:
         if value is None:
             return None
-        sizes = sizes_of(value)
+        sizes = _sizes(value)
         at = self._gone.get((str(value.name), axis % len(sizes))) if sizes else None
         size = sizes[axis % len(sizes)] if sizes else None
         return None if at is None or size is None else np.delete(np.arange(size), at)
+
+
+def _sizes(value: ir.Value) -> list[int | None]:
+    """The sizes of a value's axes; nothing is proven of what a body is given."""
+    shape = shapes.declared(value)[1] if value.shape is None else None
+    if shape is None:
+        return sizes_of(value)
+    return [dim if isinstance(dim, int) else None for dim in shape]
 
 
 def _resize(nodes: Iterable[ir.Node], gone: Gone, maker: targets.Maker) -> None:
@@ -160,7 +168,7 @@ def _slice(model: ir.Model, gone: Gone) -> None:
         )
 
 
-def _without_annotations(pruned: ir.Model) -> ir.Model:
+def _without_annotations(pruned: ir.Model, gone: Gone) -> ir.Model:
     """The model with what was declared of its interface, and of nothing in between."""
     kept = {value: shapes.declared(value) for graph in _graphs(pruned) for value in graph.inputs}
     ends = {value: shapes.declared(value) for value in pruned.graph.outputs}
@@ -171,8 +179,19 @@ def _without_annotations(pruned: ir.Model) -> ir.Model:
             value.shape = None
     for value, (kind, shape) in (kept | ends).items():
         if not value.is_initializer():
-            value.type, value.shape = kind, shape
+            value.type, value.shape = kind, _shrunk(value, shape, gone)
     return pruned
+
+
+def _shrunk(value: ir.Value, shape: ir.Shape | None, gone: Gone) -> ir.Shape | None:
+    """The shape that a body declares for its input, without what goes."""
+    if shape is None or not any(name == value.name for name, _ in gone):
+        return shape
+    sizes = [
+        dim - len(gone.get((str(value.name), axis), ())) if isinstance(dim, int) else dim
+        for axis, dim in enumerate(shape)
+    ]
+    return ir.Shape(sizes)
 
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph]:

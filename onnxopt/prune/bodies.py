@@ -85,7 +85,7 @@ def _rounds(
 
 def _all_of(found: Walk, value: ir.Value) -> list[Layout] | None:
     try:
-        return [found.layout(value, axis) for axis in range(found.rank(value))]
+        return [found.layout(value, axis) for axis in range(len(found.sizes(value)))]
     except Unmatched:
         return None
 

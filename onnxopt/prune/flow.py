@@ -108,7 +108,7 @@ class NodeFlow:
     def rank(self, index: int) -> int:
         inputs = self.node.node.inputs
         value = inputs[index] if index < len(inputs) else None
-        return 0 if value is None else len(sizes_of(value))
+        return 0 if value is None else len(self._found.sizes(value))
 
     def of(self, index: int, axis: int) -> Layout:
         value, axis = place = self._place(index, axis)
@@ -226,7 +226,7 @@ class NodeFlow:
         value = self.node.node.inputs[index] if index < len(self.node.node.inputs) else None
         if value is None:
             raise Unmatched(f"its input {index} is missing")
-        rank = len(sizes_of(value))
+        rank = len(self._found.sizes(value))
         if not -rank <= axis < rank:
             raise Unmatched(f"its input {index} has no axis {axis}")
         return value, axis % rank

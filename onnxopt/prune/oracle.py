@@ -11,7 +11,7 @@ from onnxopt.prune.apply import Gone, gone_from
 from onnxopt.prune.flow import walk
 from onnxopt.prune.records import Group, Removal
 from onnxopt.prune.targets import Maker
-from onnxopt.prune.walk import Use, sizes_of
+from onnxopt.prune.walk import Use
 
 
 def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Model:
@@ -24,23 +24,25 @@ def zeroed(model: ir.Model, groups: Sequence[Group], removal: Removal) -> ir.Mod
     copy = model.clone()
     maker = Maker(copy)
     masked: dict[tuple[object, ir.Value, int], ir.Value] = {}
-    for use in walk(copy.graph).readers:
+    found = walk(copy.graph)
+    for use in found.readers:
         value, axis = use.place
         if (str(value.name), axis) in gone:
             current = use.node.inputs[use.index]
             assert current is not None
             key = (use.node.graph, current, axis)
             if key not in masked:
-                masked[key] = _mask(use, current, axis, gone, maker)
+                masked[key] = _mask(use, current, found.sizes(value)[axis:], gone, maker)
             use.node.replace_input_with(use.index, masked[key])
     return copy
 
 
-def _mask(use: Use, value: ir.Value, axis: int, gone: Gone, maker: Maker) -> ir.Value:
+def _mask(
+    use: Use, value: ir.Value, sizes: Sequence[int | None], gone: Gone, maker: Maker
+) -> ir.Value:
     """The value times zero where channels go and one elsewhere."""
-    sizes = sizes_of(use.place[0])
-    mask = np.ones([sizes[axis] or 0] + [1] * (len(sizes) - axis - 1))
-    mask[gone[str(use.place[0].name), axis]] = 0
+    mask = np.ones([sizes[0] or 0] + [1] * (len(sizes) - 1))
+    mask[gone[str(use.place[0].name), use.place[1]]] = 0
     dtype = value.dtype or ir.DataType.FLOAT
     constant = maker.constant(use.node, f"{value.name}_mask", mask.astype(dtype.numpy()))
     node = ir.Node("", "Mul", [value, constant], name=maker.names.node(f"{value.name}_mul"))

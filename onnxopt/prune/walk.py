@@ -51,16 +51,22 @@ class Walk:
         """The layout of an axis; a constant gets channels of its own when it is first asked for."""
         axes = self.layouts.setdefault(value, {})
         if axis not in axes:
-            size = sizes_of(value)[axis]
+            size = self.sizes(value)[axis]
             if ops.is_constant(value) and size is not None and size > 1:
                 axes[axis] = self.tokens.fresh(size)
             else:
                 axes[axis] = fixed(size, self._why_fixed(value))
         return axes[axis]
 
-    def rank(self, value: ir.Value) -> int:
-        """The rank of a value. Raises Unmatched where it is not known."""
-        return len(sizes_of(value))
+    def sizes(self, value: ir.Value) -> list[int | None]:
+        """The sizes of a value's axes; what a body is given has those of what is given to it.
+
+        Raises Unmatched where the rank is not known.
+        """
+        known = self.layouts.get(value)
+        if known and value.shape is None and not ops.is_constant(value):
+            return [known[axis].size for axis in sorted(known)]
+        return sizes_of(value)
 
     def _why_fixed(self, value: ir.Value) -> str:
         if value.is_graph_input() and value.is_initializer():
