@@ -26,6 +26,7 @@ from onnxopt.quantize.intent import (
 )
 from onnxopt.quantize.placement import MOVES_ANY_CODE, WEIGHT_INPUT
 from onnxopt.quantize.products import bias_scale_error, joined_product, right_axis, trapped_product
+from onnxopt.quantize.reasons_weights import WEIGHT_ONLY
 from onnxopt.quantize.units import (
     ABSORBED,
     Unit,
@@ -199,6 +200,9 @@ def _weight_only(unit: Unit) -> tuple[str, str] | None:
     if axis not in (None, 1) and not block:
         return f"the scales of its weight run along axis {axis}", "let them run along axis 1"
     return None
+
+
+_ASKED.extend(WEIGHT_ONLY)
 
 
 @_rule("float-input")

@@ -21,6 +21,7 @@ from onnxopt.quantize.blocks import BlockCodes, block_codes
 from onnxopt.quantize.draft import Draft, drop_unread, graph_of, take_place
 from onnxopt.quantize.dynamic import LEAST_TABLE, look_up, row_constants
 from onnxopt.quantize.insert import nearest_codes
+from onnxopt.quantize.reasons_weights import cut_behind
 from onnxopt.quantize.records import Choice
 from onnxopt.quantize.row_codes import product_rows
 from onnxopt.quantize.sites import Site, sites
@@ -149,9 +150,29 @@ class _Writer:
         else:
             scale, attributes = found.scale[:, 0].copy(), [ir.AttrInt64("axis", 1)]
         self._behind(site, codes, scale, dtype, attributes)
+        activation = cut_behind(site.node)
+        if activation is not None:
+            self._as_bounds(activation)
         if site.node.op_type == "Gemm":
             site.node.attributes.pop("transB", None)
             self._split(site.node)
+
+    def _as_bounds(self, node: ir.Node) -> None:
+        """A Max, and a Min, for a Relu or Clip: behind these no product is joined."""
+        found, base = node.inputs[0], node.outputs[0].name or "y"
+        bounds = [*node.inputs[1:3], None, None]
+        low = bounds[0]
+        if node.op_type == "Relu":
+            low = self.draft.constant(graph_of(node), f"{base}_least", np.float32(0))
+        for op_type, bound in (("Max", low), ("Min", bounds[1])):
+            if bound is not None:
+                (found,) = self.draft.node(
+                    node, op_type, [found, bound], [(f"{base}_{op_type.lower()}", _FLOAT)]
+                )
+                found.shape = node.outputs[0].shape
+        if found is not node.inputs[0] and found is not None:
+            take_place(found, node.outputs[0])
+            graph_of(node).remove(node, safe=True)
 
     def _split(self, node: ir.Node) -> None:
         """A MatMul and a Sum for a Gemm that adds more than a row, which would stay a float Gemm.

@@ -8,54 +8,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from mode_models import RANDOM, K, N, kernels, loss_db, model, normal
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxopt import io
 from onnxopt.api_quantize import QuantizeResult, quantize
-from onnxopt.check.metric import sqnr_db
 from onnxopt.errors import BadInput
-from onnxopt.quantize.modes import outputs
 from onnxopt.quantize.row_codes import coded_rows
 from onnxopt.quantize.saturation import saturates, saturating_product
-
-RANDOM = np.random.default_rng(0)
-K, N = 64, 96
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return (RANDOM.standard_normal(shape) * 0.1).astype(np.float32)
-
-
-def model(
-    nodes: list[onnx.NodeProto],
-    weights: dict[str, Any],
-    *,
-    inputs: dict[str, tuple[int, list[Any]]] | None = None,
-    results: tuple[str, ...] = ("y",),
-    opset: int = 17,
-) -> onnx.ModelProto:
-    given = inputs or {"x": (TensorProto.FLOAT, ["batch", K])}
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, *kind) for name, kind in given.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def dynamic(given: onnx.ModelProto, **asked: Any) -> QuantizeResult:
     return quantize(given, mode="dynamic", bench=False, threads=1, **asked)
-
-
-def kernels(result: QuantizeResult) -> dict[str, str]:
-    return {layer.node: layer.kernel for layer in result.report.layers}
-
-
-def loss_db(given: onnx.ModelProto, result: QuantizeResult, **feed: Any) -> float:
-    made, wanted = (outputs(each, [feed], 1) for each in (result.model, io.load(given)))
-    return sqnr_db(wanted, made)
 
 
 PRODUCT = [helper.make_node("MatMul", ["x", "w"], ["m"], "mul"),
