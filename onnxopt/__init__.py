@@ -9,6 +9,7 @@ from onnxopt import _lazy
 if TYPE_CHECKING:
     from onnxopt.api import Result, bench, inspect, optimize, validate
     from onnxopt.api_distill import DistillResult, distill
+    from onnxopt.api_prune import PruneResult, prune
     from onnxopt.api_quantize import QuantizeResult, quantize
     from onnxopt.config import Exactness, Level, Options
     from onnxopt.errors import OnnxoptError
@@ -26,6 +27,7 @@ _HOMES = {
     "Level": "config",
     "OnnxoptError": "errors",
     "Options": "config",
+    "PruneResult": "api_prune",
     "QuantizeResult": "api_quantize",
     "Result": "api",
     "bench": "api",
@@ -35,6 +37,7 @@ _HOMES = {
     "inspect": "api",
     "load": "io",
     "optimize": "api",
+    "prune": "api_prune",
     "quantize": "api_quantize",
     "save": "io",
     "validate": "api",
@@ -46,6 +49,7 @@ __all__ = [
     "Level",
     "OnnxoptError",
     "Options",
+    "PruneResult",
     "QuantizeResult",
     "Result",
     "bench",
@@ -55,6 +59,7 @@ __all__ = [
     "inspect",
     "load",
     "optimize",
+    "prune",
     "quantize",
     "save",
     "validate",

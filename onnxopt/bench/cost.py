@@ -99,6 +99,26 @@ def cost_at(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
     )
 
 
+def macs_by_node(
+    model: ir.Model, *, dims: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """The multiply-accumulates of each node of the main graph at one size, see cost_at.
+
+    Nodes without a name go by that of their first output; those of unknown cost count as 0.
+    """
+    from onnxopt.passes import shapes
+
+    copy = model.clone()
+    _fix_inputs(copy, dims or {})
+    shapes.infer(copy)
+    work = _Work(copy, {})
+    found = {}
+    for node in copy.graph:
+        name = node.name or next((str(v.name) for v in node.outputs if v.name), "")
+        found[name] = float(sum(work.graph([node]).values()))
+    return found
+
+
 def op_name(node: ir.Node) -> str:
     """The operator as people write it: "Conv", "com.microsoft.FusedConv"."""
     standard = node.domain in ops.STANDARD_DOMAINS

@@ -19,6 +19,7 @@ from onnxopt.errors import OnnxoptError
 COMMANDS = (
     "optimize",
     "quantize",
+    "prune",
     "distill",
     "inspect",
     "validate",
@@ -27,7 +28,7 @@ COMMANDS = (
     "lint",
     "rules",
 )
-MATRIX_WORK = frozenset({"quantize", "--quantize"})
+MATRIX_WORK = frozenset({"prune", "--prune", "quantize", "--quantize"})
 """Words on the command line that ask for large systems to be solved in numpy."""
 INTERRUPTED = 128 + signal.SIGINT
 INTERNAL_ERROR = 3

@@ -16,7 +16,10 @@ from onnxopt.rewrite.flows import NOTHING, Cells, Layout, fixed, padded
 
 
 class Tokens:
-    """All tokens of a model: which are one, which are a product of others, which stay and why."""
+    """All tokens of a model: which are one, which are a product of others, which stay and why.
+
+    `misfits` counts the splits that could not be made out of what was there.
+    """
 
     def __init__(self) -> None:
         self._parent = np.zeros(1024, np.int64)
@@ -26,6 +29,7 @@ class Tokens:
         self._stays = np.zeros(1024, bool)
         self._labels: dict[int, str] = {}
         self._version = 0
+        self.misfits = 0
         self._resolved: dict[int, tuple[int, Layout, Cells]] = {}
 
     def fresh(self, size: int) -> Layout:
@@ -139,6 +143,7 @@ class Tokens:
         for token, (i, j) in places.items():
             down, across = np.unique(i), np.unique(j)
             if len(i) != len(down) * len(across):
+                self.misfits += 1
                 self._freeze([token], reason)
             elif len(across) == columns:
                 sides[0].append(_column(rows, down, token))
@@ -173,6 +178,7 @@ class Tokens:
         pairs = {(tuple(down.tolist()), tuple(across.tolist())) for _, down, across in family}
         covers = sum(map(len, downs)) == rows and sum(map(len, acrosses)) == columns
         if not covers or not len(pairs) == len(family) == len(downs) * len(acrosses):
+            self.misfits += 1
             self._freeze([token for token, _, _ in family], reason)
             return [], []
         new = [self.fresh(len(each)).cells for each in (downs, acrosses)]

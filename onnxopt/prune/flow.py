@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx_ir as ir
 
 from onnxopt import ops, registry
+from onnxopt.prune.balance import Balance, balance
 from onnxopt.prune.bodies import visit_bodies
 from onnxopt.prune.regroup import regroup
 from onnxopt.prune.targets import Number, Size
@@ -29,8 +30,12 @@ from onnxopt.rewrite.hit import NodeView, Unmatched
 
 def walk(graph: ir.Graph) -> Walk:
     """Follow the channels from the inputs of a graph to its outputs, which stay as they are."""
-    found = Walk()
     tell_opsets(graph)
+    found = _walked(graph, Walk())
+    return _walked(graph, Walk(loose=True)) if found.misfits else found
+
+
+def _walked(graph: ir.Graph, found: Walk) -> Walk:
     for node in graph:
         _visit(found, node)
     for value in graph.outputs:
@@ -39,6 +44,7 @@ def walk(graph: ir.Graph) -> Walk:
     for value in found.layouts:
         if counts[value.name] > 1:
             _keep_all(found, value, f"two values are called {value.name!r}: export with own names")
+    balance(found.tokens, found.balances)
     return found
 
 
@@ -158,6 +164,22 @@ class NodeFlow:
     def split(self, layout: Layout, sizes: Sequence[int], why: str = "") -> list[Layout]:
         reason = f"{self._name} {why or 'splits them in a way that does not fit their order'}"
         return self._found.tokens.split(layout, sizes, reason)
+
+    def grouped(self, x: Layout, made: Layout, count: int) -> Layout:
+        if x.size is None or made.size is None or x.size % count or made.size % count:
+            raise Unmatched("its groups do not divide its channels")
+        size = x.size // count
+        if self._found.loose and size > 1:
+            parts = [x.take(slice(at, at + size)) for at in range(0, x.size, size)]
+            why = f"{self._name} takes equally many from each of its groups"
+            self._found.balances.append(Balance(made, count, why))
+            return self.equal(*parts, why=why)
+        before = self._found.tokens.misfits
+        first, inner = self.split(x, (count, size))
+        if self._found.tokens.misfits > before and size > 1:
+            self._found.misfits.append(self.node.node)
+        self.equal(first, self.split(made, (count, made.size // count))[0])
+        return inner
 
     def regroup(self, layouts: Sequence[Layout]) -> list[Layout]:
         x, made = self.node.node.inputs[0], self.node.node.outputs[0]

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.prune.axes import Tokens
+from onnxopt.prune.balance import Balance
 from onnxopt.prune.regroup import Dim
 from onnxopt.prune.targets import Sources
 from onnxopt.rewrite.flows import Layout, fixed
@@ -46,6 +47,11 @@ class Walk:
     writers: list[Use] = field(default_factory=list)
     readers: list[Use] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
+    loose: bool = False
+    """Whether the groups of convolutions may each lose channels of their own."""
+    balances: list[Balance] = field(default_factory=list)
+    misfits: list[ir.Node] = field(default_factory=list)
+    """Grouped convolutions whose groups do not line up with what they read."""
 
     def layout(self, value: ir.Value, axis: int) -> Layout:
         """The layout of an axis; a constant gets channels of its own when it is first asked for."""

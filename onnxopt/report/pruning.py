@@ -1,0 +1,51 @@
+"""The record of a pruning: what went, what stayed and why, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxopt.report.record import Versions, to_json
+from onnxopt.report.stages import Stage
+
+if TYPE_CHECKING:
+    from onnxopt.bench.timing import Timing
+    from onnxopt.check.metric import Score
+    from onnxopt.prune.explain import Explanation
+    from onnxopt.prune.plan import PlannedGroup, Target
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What `prune` did to one model.
+
+    `divergences` tell how far the outputs were from the original's after each step of the recovery,
+    in nats or as noise over signal; the smallest one was kept. `score` is the metric on the samples
+    kept apart, None without data. `stages` are the original, the optimized and the pruned model.
+    """
+
+    source: str
+    output: str
+    target: Target
+    score_name: str
+    recover: str
+    groups: tuple[PlannedGroup, ...]
+    explanation: Explanation
+    divergences: Mapping[str, float]
+    score: Score | None
+    max_drop: float | None
+    stages: tuple[Stage, ...]
+    timing: Timing | None
+    versions: Versions
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """False where more was lost than `max_drop`."""
+        return self.score is None or self.max_drop is None or self.score.within(self.max_drop)
+
+    def to_json(self) -> str:
+        """The whole record as one JSON document."""
+        return to_json(self)
