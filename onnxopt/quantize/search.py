@@ -10,7 +10,7 @@ measured with the metric, on samples that calibration has not seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxopt.check.inputs import Feed
 from onnxopt.check.metric import Score, sqnr_db
 from onnxopt.quantize.costs import Costs
-from onnxopt.quantize.division import Division, divide
+from onnxopt.quantize.division import Division, divide, seconds_of
 from onnxopt.quantize.records import QuantPlan
 from onnxopt.quantize.workshop import Workshop, only
 from onnxopt.rewrite.specs import Role
@@ -115,6 +115,11 @@ class Search:
         """The best division at a price for errors."""
         shop = self.workshop
         return divide(shop.model, self.plan, shop.specs, self.costs, errors, price)
+
+    def seconds(self, names: Collection[str]) -> float:
+        """What the nodes take together where only those of `names` are in integers."""
+        shop = self.workshop
+        return seconds_of(shop.model, self.plan, shop.specs, self.costs, frozenset(names))
 
     def plan_for(self, division: Division, quick: Division) -> tuple[QuantPlan, tuple[str, ...]]:
         """The plan of a division, and what it leaves in float for accuracy's sake.

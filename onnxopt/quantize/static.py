@@ -123,29 +123,45 @@ def quantize_static(
         RuntimeFailed: onnxruntime can't run the model.
     """
     refuse(model)
+    target = settings.target if plan is None else plan.target
+    if not TARGETS[_checked(target)].here:
+        race = None  # What this machine takes says nothing about another runtime.
+    timed = race is not None and plan is None and not plan_only
+    shop = _workshop(model, samples, replace(settings, target=target), plan, timed, progress)
+    run = _Run(model, shop, samples, settings, progress)
+    made = plan if plan is not None else shop.plan()
+    if plan_only:
+        return Outcome("planned", "a plan was asked for", model, made, shop.ranges)
+    return run.decide(made, given=plan is not None, race=race)
+
+
+def _checked(target: str) -> str:
+    check_target(target, registry.quant_specs())
+    return target
+
+
+def _workshop(
+    model: ir.Model,
+    samples: Samples,
+    settings: Settings,
+    plan: QuantPlan | None,
+    timed: bool,
+    progress: Progress,
+) -> Workshop:
+    """The model made ready, with its ranges; `timed` tells that nodes will be timed."""
     work = model.clone()
     name_nodes(work)
     shapes.infer(work)
-    specs = registry.quant_specs()
-    check_target(settings.target if plan is None else plan.target, specs)
     if plan is not None:
         check_plan(plan, work)
     ranges = collect(
         work, samples.calibration, method=settings.method, percentile=settings.percentile,
         cache=settings.cache, progress=progress, threads=settings.threads,
     )  # fmt: skip
-    shop = Workshop(
-        work, specs, Statistics(ranges, {}, samples.calibration),
-        settings.target if plan is None else plan.target, settings.methods, settings.threads,
-        eager=race is not None,
+    return Workshop(
+        work, registry.quant_specs(), Statistics(ranges, {}, samples.calibration),
+        settings.target, settings.methods, settings.threads, eager=timed,
     )  # fmt: skip
-    if not TARGETS[shop.target].here:
-        race = None  # What this machine takes says nothing about another runtime.
-    run = _Run(model, shop, samples, settings, progress)
-    made = plan if plan is not None else shop.plan()
-    if plan_only:
-        return Outcome("planned", "a plan was asked for", model, made, ranges)
-    return run.decide(made, given=plan is not None, race=race)
 
 
 class _Run:
@@ -184,10 +200,9 @@ class _Run:
             return self._nothing(plan)
         search = self._search(plan, reasons, race)
         quick = search.divided()
-        if not search.costs.measured or not quick.integers:
-            found = self.judge(plan)
-        else:
-            found = self.judge(search.plan_for(quick, quick)[0])
+        if not quick.integers:
+            return self._slower(plan, search)
+        found = self.judge(search.plan_for(quick, quick)[0] if search.costs.measured else plan)
         islands: tuple[Island, ...] = ()
         if not found.score.within(self._settings.max_drop):
             islands = sensitivities(
@@ -244,6 +259,20 @@ class _Run:
         common = f": {reasons.most_common(1)[0][0]}" if reasons else ", as it has no product"
         reason = f"no node can run in integers{common}"
         return Outcome("float", reason, self._model, plan, self._shop.ranges)
+
+    def _slower(self, plan: QuantPlan, search: Search) -> Outcome:
+        """The float model, as no node is faster in integers with its borders."""
+        floats, integers = (search.seconds(names) for names in ((), search.names))
+        reason = (
+            "integers do not pay here, node by node and with their borders: all that could be so"
+            f" take {integers * 1e6:.0f} µs a call in integers, {floats * 1e6:.0f} µs in floats"
+        )
+        found = self.judge(plan)
+        return Outcome(
+            "float", reason, self._model, plan, self._shop.ranges, best=found.model,
+            proof=prove(found.model), score=found.score, sqnr_db=found.sqnr_db,
+            costs=search.costs,
+        )  # fmt: skip
 
     def _outcome(
         self,

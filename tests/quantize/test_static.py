@@ -16,6 +16,7 @@ from onnxopt.api_quantize import QuantizeResult, quantize
 from onnxopt.check.metric import Metric, metric
 from onnxopt.errors import BadInput
 from onnxopt.quantize import samples
+from onnxopt.quantize.costs import Costs
 from onnxopt.quantize.records import QuantPlan
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -165,21 +166,57 @@ def test_a_plan_for_another_model_is_refused(data: dict[str, Any], net: onnx.Mod
         quantize(net, data=data, plan=plan, bench=False)
 
 
-def test_integers_that_do_not_pay_give_the_float_model(
-    monkeypatch: pytest.MonkeyPatch, net: onnx.ModelProto, data: dict[str, Any]
-) -> None:
+def decided(
+    monkeypatch: pytest.MonkeyPatch,
+    net: onnx.ModelProto,
+    data: dict[str, Any],
+    speed: float,
+    **integers: float,
+) -> Any:
+    """What comes of a race at this speed, where each node takes 2 s, and in integers 1 s or so."""
     from onnxopt.quantize import static
 
+    def measured(model: ir.Model, plan: QuantPlan, *others: Any, **keywords: Any) -> Costs:
+        names = [choice.node for choice in plan.nodes if choice.quantize]
+        times = dict.fromkeys(names, integers.pop("others", 1.0)) | integers
+        return Costs(dict.fromkeys(names, 2.0), times, {}, {})
+
+    monkeypatch.setattr(static, "measured_costs", measured)
     fresh = onnxopt.optimize(net, bench=False, check=False)
-    outcome = static.quantize_static(
+    return static.quantize_static(
         fresh.model,
         samples.split(data, fresh.model),
         static.Settings(threads=1),
-        race=lambda left, right, feeds: static.Speed(0.8, False),
-    )
+        race=lambda left, right, feeds: static.Speed(speed, speed > 1),
+    ), fresh.model
+
+
+def test_integers_that_do_not_pay_give_the_float_model(
+    monkeypatch: pytest.MonkeyPatch, net: onnx.ModelProto, data: dict[str, Any]
+) -> None:
+    outcome, fresh = decided(monkeypatch, net, data, 0.8)
     assert outcome.verdict == "float"
     assert "0.80x" in outcome.reason
-    assert outcome.model is fresh.model
+    assert outcome.model is fresh
+
+
+def test_where_no_node_pays_nothing_is_raced(
+    monkeypatch: pytest.MonkeyPatch, net: onnx.ModelProto, data: dict[str, Any]
+) -> None:
+    outcome, fresh = decided(monkeypatch, net, data, 1.5, others=3.0)
+    assert outcome.verdict == "float"
+    assert "node by node" in outcome.reason
+    assert outcome.model is fresh
+
+
+def test_a_node_that_is_faster_in_float_stays_so_and_says_it(
+    monkeypatch: pytest.MonkeyPatch, net: onnx.ModelProto, data: dict[str, Any]
+) -> None:
+    outcome, _ = decided(monkeypatch, net, data, 1.5, out=4.0)
+    choices = {choice.node: choice for choice in outcome.plan.nodes}
+    assert outcome.verdict == "int8"
+    assert (choices["c1"].quantize, choices["out"].quantize) == (True, False)
+    assert "faster in float" in choices["out"].reason
 
 
 def test_no_data_is_refused_and_noise_has_to_be_asked_for(net: onnx.ModelProto) -> None:
