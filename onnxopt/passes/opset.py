@@ -10,6 +10,10 @@ from onnxopt.passes.base import Context
 from onnxopt.passes.foreign import foreign_pass
 
 
+_LARGE = 1 << 16
+"""Constants of so many bytes and more can't be what an operator's new form is chosen by."""
+
+
 def raise_opset(model: ir.Model, version: int) -> None:
     """Bring the default domain to `version`, in place; what it already has stays as it is.
 
@@ -38,6 +42,8 @@ def raise_opset(model: ir.Model, version: int) -> None:
         converted.ir_version = max(proto.ir_version, needed)
         return converted
 
+    # The converter copies what it is given several times over.
+    apart = _take_out(model.graph)
     try:
         foreign_pass(convert, name="opset").run(model, Context())
     except Exception as error:  # the converter raises bare RuntimeErrors
@@ -45,3 +51,30 @@ def raise_opset(model: ir.Model, version: int) -> None:
             f"the opset can't be raised from {now} to {version}: {str(error).splitlines()[0]}",
             hint="export the model again with a newer opset",
         ) from error
+    finally:
+        _put_back(model.graph, apart)
+
+
+def _take_out(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    """Make inputs of the large initializers, and give their tensors by name."""
+    found: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _LARGE or value.is_graph_input():
+            continue
+        if value.is_graph_output():
+            continue
+        found[name] = tensor
+        value.type = value.type or ir.TensorType(tensor.dtype)
+        value.shape = value.shape or ir.Shape(tensor.shape.numpy())
+        del graph.initializers[name]
+        value.const_value = None
+        graph.inputs.append(value)
+    return found
+
+
+def _put_back(graph: ir.Graph, apart: dict[str, ir.TensorProtocol]) -> None:
+    for value in [each for each in graph.inputs if each.name in apart]:
+        graph.inputs.remove(value)
+        value.const_value = apart[value.name or ""]
+        graph.register_initializer(value)
