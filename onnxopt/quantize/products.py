@@ -31,7 +31,7 @@ def trapped_product(node: ir.Node) -> ir.Node | None:
         products = [each for each in makers if each is not None and each.op_type == "MatMul"]
         found = products[0] if products else None
         return found if found is not None and trapped_product(found) is found else None
-    if not ops.is_standard(node, "MatMul") or source(node.inputs[1]) is None:
+    if not ops.is_standard(node, "MatMul") or None in map(source, node.inputs):
         return None
     outputs = named(node.outputs)
     following = readers(outputs[0]) if outputs and not outputs[0].is_graph_output() else ()

@@ -73,6 +73,10 @@ def blocked(unit: Unit) -> Why | None:
     product = joined_product(unit)
     if product is not None:
         return blocked(unit_of(product))
+    return None if _has_weight_kernel(unit) else _first(unit)
+
+
+def _first(unit: Unit) -> Why | None:
     for name, ask in _ASKED:
         answer = ask(unit)
         if answer is not None:
@@ -82,7 +86,7 @@ def blocked(unit: Unit) -> Why | None:
 
 def why(unit: Unit) -> Why:
     """Why the node stays float."""
-    found = blocked(unit)
+    found = blocked(unit) or _first(unit)
     if found is not None:
         return found
     types = ", ".join(coding.dtype.name.lower() for coding in all_codings(unit))
@@ -203,6 +207,14 @@ def _weight_only(unit: Unit) -> tuple[str, str] | None:
 
 
 _ASKED.extend(WEIGHT_ONLY)
+
+
+def _has_weight_kernel(unit: Unit) -> bool:
+    """Whether the node is a product that takes numbers and the codes of its weight."""
+    if unit.node.op_type not in ("MatMul", "Gemm") or len(unit.sources) < 2:
+        return False
+    alone = unit.sources[0] is None and constant_codes(unit.sources[1]) is not None
+    return alone and _weight_only(unit) is None
 
 
 @_rule("float-input")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -269,6 +270,20 @@ def test_a_bias_that_nearly_fills_32_bits_follows_the_scale_of_its_weight() -> N
 
     repaired = fix(drawn(draw))
     assert repaired.left == () and "QLinearConv" in prove(repaired.model).kernels
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_product_of_which_only_the_weight_is_coded_is_no_fault(dtype: str) -> None:
+    def draw(g: Drawing) -> str:
+        codes = g.constant(np.ones((32, 16), ml_dtypes.int4 if dtype == "int4" else "i1"))
+        scales = g.constant(np.full((1, 16) if dtype == "int4" else 16, 0.1, "f4"))
+        block = {"block_size": 32, "axis": 0} if dtype == "int4" else {"axis": 1}
+        weight = g.node("DequantizeLinear", codes, scales, **block)
+        return g.node("Add", g.node("MatMul", g.input(4, 32), weight), g.normal(16))
+
+    model = drawn(draw)
+    assert "MatMulNBits" in prove(model).kernels
+    assert lint(model) == ()
 
 
 def test_operators_that_hold_codes_stay_where_nothing_is_wrong_with_them() -> None:

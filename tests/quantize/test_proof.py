@@ -306,3 +306,44 @@ def test_a_model_that_does_not_load_is_an_error() -> None:
     model.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(RuntimeFailed, match="can't show what it makes"):
         prove(model)
+
+
+CONTRIB = {
+    "DynamicQuantizeMatMul": lambda g: g.node(
+        "DynamicQuantizeMatMul", g.input(4, 8), *coded(g, 8, 16), contrib=True
+    ),
+    "MatMulIntegerToFloat": lambda g: g.node(
+        "MatMulIntegerToFloat",
+        *(c := g.node("DynamicQuantizeLinear", g.input(4, 8), count=3))[:1],
+        (w := coded(g, 8, 16))[0], c[1], w[1], c[2], w[2], contrib=True,
+    ),
+    "MatMulNBits": lambda g: g.node(
+        "MatMulNBits", g.input(4, 32), g.constant(np.zeros((16, 1, 16), np.uint8)),
+        g.constant(np.ones((16, 1), np.float32)), K=32, N=16, bits=4, block_size=32, contrib=True,
+    ),
+    "DynamicQuantizeLSTM": lambda g: g.node(
+        "DynamicQuantizeLSTM", g.input(5, 1, 8), (w := coded(g, 1, 8, 64))[0],
+        (r := coded(g, 1, 16, 64))[0], "", "", "", "", "",
+        *w[1:], *r[1:], hidden_size=16, contrib=True,
+    ),
+}  # fmt: skip
+
+
+def coded(g: Drawing, *shape: int) -> tuple[str, str, str]:
+    """Codes of a weight with a scale and a zero point for each column."""
+    columns = shape[-1:] if len(shape) == 2 else (1, shape[-1])
+    return (
+        g.constant(g.random.integers(-60, 60, shape).astype(np.int8)),
+        g.constant(np.full(columns, 0.01, np.float32)),
+        g.constant(np.zeros(columns, np.int8)),
+    )
+
+
+@pytest.mark.parametrize("op_type", CONTRIB)
+def test_operators_without_calibration_are_their_own_kernels(op_type: str) -> None:
+    proof = prove(drawn(CONTRIB[op_type]))
+    found = of_type(proof, op_type)
+    # onnxruntime joins a product to the quantization of its input where nothing else reads that.
+    joined = {"MatMulIntegerToFloat": "DynamicQuantizeMatMul"}
+    assert (found.kernel, found.integer) == (joined.get(op_type, op_type), True)
+    assert proof.stayed_float == ()
