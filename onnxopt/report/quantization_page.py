@@ -97,9 +97,9 @@ def _sensitivity(report: QuantizationReport, verbose: bool) -> list[Block]:
         names = tuple(layer.node for _, layer in found)
         blocks.append(
             Curve(
-                "the nodes in the model's order",
+                "the nodes in order",
                 "SQNR dB",
-                (Series("all errors before a node included", points, names),),
+                (Series("with all errors before", points, names),),
             )
         )
     blocks += _islands(report.islands, verbose)
@@ -144,10 +144,10 @@ def _layers(report: QuantizationReport, verbose: bool) -> list[Block]:
         ranked = [layer for layer in ranked if layer.sqnr_db is not None][:FEW]
     timed = any(layer.milliseconds is not None for layer in ranked)
     columns = ["node", "op", "runs as", ">SQNR dB"]
-    columns += [">ms as float", ">ms now"] if timed else []
+    columns += [">float ms", ">now ms"] if timed else []
     columns += ["why"] if verbose else []
-    columns += [">low", ">high", "codes", ">scale"]
-    columns += [">zero point", "weight"] if verbose else []
+    columns += [">low", ">high"]
+    columns += ["codes", ">scale", ">zero point", "weight"] if verbose else []
     return table(columns, (_layer_row(layer, timed, verbose) for layer in ranked))
 
 
@@ -162,9 +162,10 @@ def _layer_row(layer: Layer, timed: bool, verbose: bool) -> list[str]:
         row += [_number(layer.float_milliseconds, 3), _number(layer.milliseconds, 3)]
     if verbose:
         row.append("; ".join(filter(None, (layer.reason, layer.fix))))
-    row += [_number(layer.low), _number(layer.high), layer.bits, _number(layer.scale)]
+    row += [_number(layer.low), _number(layer.high)]
     if verbose:
-        row += ["" if layer.zero_point is None else str(layer.zero_point), layer.weight]
+        zero_point = "" if layer.zero_point is None else str(layer.zero_point)
+        row += [layer.bits, _number(layer.scale), zero_point, layer.weight]
     return row
 
 

@@ -24,16 +24,24 @@ from onnxopt.report.page import (
 
 STYLES = {"plain": "", "good": "green", "bad": "bold red", "quiet": "dim"}
 WIDEST = 120
-_BAR = 28
-_SPARK = 60
+_BAR = 20
+_SPARK = 36
+_NARROW = 12
+_WORD = 16
+"""Columns of words no longer than this are not folded while there are others to fold."""
 
 
 def show(page: Page, *, file: IO[str] | None = None) -> None:
     """Draw `page` on `file` (standard output if None), as wide as the terminal up to 120."""
     console = Console(file=file, highlight=False)
     width = min(console.width, WIDEST)
+    drawn_before = False
     for block in page:
+        drawn = isinstance(block, Table | Bars | Curve)
+        if drawn and drawn_before:
+            console.print()
         _draw(console, block, width)
+        drawn_before = drawn
 
 
 def _draw(console: Console, block: Block, width: int) -> None:
@@ -60,16 +68,19 @@ def _table(table: Table) -> RichTable:
     drawn = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
         show_edge=False,
         show_header=any(table.columns),
         header_style="dim",
     )
-    for column in table.columns:
+    for place, column in enumerate(table.columns):
+        short = max((len(row[place]) for row in table.rows), default=0) <= _WORD
         drawn.add_column(
             column.removeprefix(">"),
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
-            no_wrap=column.startswith(">"),
+            no_wrap=column.startswith(">") or short,
+            min_width=None if short else _NARROW,
         )
     for row in table.rows:
         drawn.add_row(*map(Text, row))

@@ -9,8 +9,14 @@ import pytest
 from onnxopt.report import terminal
 from onnxopt.report.markdown import markdown
 from onnxopt.report.page import (
+    Bar,
+    Bars,
+    Curve,
     Heading,
     Line,
+    Page,
+    Series,
+    Summary,
     Table,
     bytes_text,
     change_text,
@@ -89,3 +95,31 @@ def test_brackets_in_names_are_no_terminal_markup(monkeypatch: pytest.MonkeyPatc
     assert "[red]x[/red]" in text
     assert "[1, 2]" in text
     assert "[b]" in text
+
+
+def _drawn(page: Page, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    drawn = io.StringIO()
+    terminal.show(page, file=drawn)
+    return drawn.getvalue()
+
+
+def test_a_narrow_terminal_folds_names_and_never_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = ("node", "op", *(f">number {i}" for i in range(6)))
+    text = _drawn((Table(columns, (("name" * 20, "Conv", *["-12345.5"] * 6),)),), monkeypatch)
+    assert text.count("-12345.5") == 6
+    assert text.replace("\n", "").replace(" ", "").count("name") > 10
+    assert "Conv" in text
+
+
+def test_charts_have_a_shape_in_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (
+        Bars(("op", "count"), (Bar("a", 1.0, "1"), Bar("b", 2.0, "2"), Bar("c", 0.0, "0"))),
+        Curve("step", "loss", (Series("held", ((0.0, 4.0), (1.0, 2.0), (2.0, 3.0))),)),
+        Summary("it fell", "good"),
+    )
+    for text in (markdown(page), _drawn(page, monkeypatch)):
+        lengths = [line.count("█") for line in text.splitlines() if "█" in line]
+        assert lengths[1] == 2 * lengths[0]
+        assert "█▁" in text
+        assert "In short" in text and "it fell" in text
