@@ -7,17 +7,21 @@ it. Where a new onnxruntime fails here, onnxopt.quantize.placement and reasons n
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto
 from quantize_graphs import Drawing, reads_the_table
 
+from onnxopt.errors import RuntimeFailed
+from onnxopt.quantize.lint import lint
 from onnxopt.quantize.placement import MOVES_ANY_CODE
-from onnxopt.runtime.sessions import optimized_graph
+from onnxopt.runtime.sessions import Session, optimized_graph
 
 pytestmark = reads_the_table
 
@@ -60,6 +64,33 @@ def conv(
     inputs = [x, weight(g), *([] if bias is None else [bias(g)])]
     c = g.node("Conv", *inputs, **attributes)
     return g.model(*([g.pair(c)] if end is None else end(g, c)))
+
+
+def shaped(image: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> onnx.ModelProto:
+    """A convolution over any number of axes."""
+    g = Drawing()
+    x = g.pair(g.input(*image))
+    return g.model(g.pair(g.node("Conv", x, g.weight(*weight, axis=0), **attributes)))
+
+
+def of_microsoft() -> onnx.ModelProto:
+    g = Drawing()
+
+    def pair(value: str) -> str:
+        both = g.parameters()
+        q = g.node("QuantizeLinear", value, *both, contrib=True)
+        return g.node("DequantizeLinear", q, *both, contrib=True)
+
+    return g.model(pair(g.node("Conv", pair(g.input(*IMAGE)), g.weight(8, 8, 3, 3))))
+
+
+def coded_interface(dtype: Any) -> onnx.ModelProto:
+    """A model that takes and gives codes."""
+    kind = TensorProto.INT8 if dtype == np.int8 else TensorProto.UINT8
+    g = Drawing()
+    x = g.dequantize(g.input(*IMAGE, dtype=kind), dtype=dtype)
+    g.output(g.quantize(g.node("Conv", x, g.weight(8, 8, 3, 3)), dtype=dtype), dtype=kind)
+    return g.model()
 
 
 def single(op_type: str, *extra: Any, after: dict[str, Any] | None = None, **attributes: Any):
@@ -118,6 +149,20 @@ def weight_only(op_type: str, axis: int | None = None) -> onnx.ModelProto:
     return g.model(g.node(op_type, x, w))
 
 
+def spread(g: Drawing, *shape: int, axis: int) -> str:
+    """A weight whose scales along an axis are far from each other."""
+    codes = g.constant(g.random.integers(-64, 64, shape).astype(np.int8))
+    scales = np.geomspace(1e-3, 1e-1, shape[axis]).astype(np.float32)
+    zeros = np.zeros(shape[axis], np.int8)
+    return g.node("DequantizeLinear", codes, g.constant(scales), g.constant(zeros), axis=axis)
+
+
+def recurrent(op_type: str, gates: int) -> onnx.ModelProto:
+    g = Drawing()
+    w, r = g.weight(1, 4 * gates, 8), g.weight(1, 4 * gates, 4)
+    return g.model(g.pair(g.node(op_type, g.pair(g.input(5, 1, 8)), w, r, hidden_size=4)))
+
+
 def float_input() -> onnx.ModelProto:
     g = Drawing()
     return g.model(g.pair(g.node("Conv", g.input(*IMAGE), g.weight(8, 8, 3, 3))))
@@ -138,7 +183,16 @@ CONVOLUTIONS = {
     ),
     "Clip to 6 before a Q that ends there": clipped(6, 6 / 255),
     "Clip to 6 before a Q that ends lower": clipped(6, 4 / 255),
-    "opset 13": conv(opset=13),
+    **{
+        f"opset {version}": conv(opset=version, weight=lambda g: g.weight(8, 8, 3, 3))
+        for version in (10, 11, 13, 19, 23)
+    },
+    "one axis": shaped((1, 8, 20), (8, 8, 3)),
+    "one axis, depthwise": shaped((1, 8, 20), (8, 1, 3), group=8),
+    "three axes": shaped((1, 4, 5, 5, 5), (8, 4, 3, 3, 3)),
+    "scales of rank 1": conv(lambda g, c: [g.pair(c, [0.03], [128])]),
+    "pairs of com.microsoft": of_microsoft(),
+    "codes in, codes out": coded_interface(np.uint8),
     "int8 activations with one reader": conv(
         lambda g, c: [g.pair(c, dtype=np.int8)], data={"dtype": np.int8}
     ),
@@ -175,6 +229,7 @@ FLOAT_CONVOLUTIONS = {
     ),
     "16 bits": conv(lambda g, c: [g.pair(c, dtype=np.uint16)], data={"dtype": np.uint16}),
     "int8 codes with two readers": fan_out(),
+    "int8 codes come in and go out": coded_interface(np.int8),
     "only the weight is quantized": weight_only("Conv"),
     "no Q before it": float_input(),
 }
@@ -183,6 +238,73 @@ FLOAT_CONVOLUTIONS = {
 @pytest.mark.parametrize("case", FLOAT_CONVOLUTIONS)
 def test_a_convolution_stays_float(case: str) -> None:
     assert "QLinearConv" not in operators(FLOAT_CONVOLUTIONS[case])
+
+
+ACTIVATIONS = ("Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Sigmoid", "Tanh")
+
+
+@pytest.mark.parametrize("op_type", ACTIVATIONS)
+def test_an_activation_blocks_a_convolution_unless_a_pair_stands_before_it(op_type: str) -> None:
+    before = conv(lambda g, c: [g.pair(g.node(op_type, g.pair(c)))])
+    assert "QLinearConv" not in operators(activated(op_type))
+    assert "QLinearConv" in operators(before)
+
+
+def test_a_spelled_out_silu_runs_in_integers_throughout() -> None:
+    def end(g: Drawing, c: str) -> list[str]:
+        p = g.pair(c)
+        return [g.pair(g.node("Mul", p, g.pair(g.node("Sigmoid", p), 1 / 256, 0)))]
+
+    assert operators(conv(end)) == ["QLinearConv", "QLinearSigmoid", "QLinearMul"]
+
+
+def test_the_basic_level_makes_no_integer_kernel(tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "basic.onnx")
+    onnxruntime.InferenceSession(
+        conv().SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    assert "Conv" in {node.op_type for node in onnx.load(tmp_path / "basic.onnx").graph.node}
+
+
+def both_ways(model: onnx.ModelProto) -> float:
+    """Signal to noise of the optimized model against what it says, in dB."""
+    random = np.random.default_rng(0)
+    feeds = {
+        i.name: random.standard_normal(
+            [dim.dim_value for dim in i.type.tensor_type.shape.dim]
+        ).astype(np.float32)
+        for i in model.graph.input
+    }
+    said, given = (
+        Session.open(model, optimize=on, threads=1).run(feeds)[0].astype(np.float64)
+        for on in (False, True)
+    )
+    return float(10 * np.log10(np.square(said).sum() / max(np.square(said - given).sum(), 1e-30)))
+
+
+GARBAGE = {
+    "Conv, scales along the input channels": conv(weight=lambda g: spread(g, 8, 8, 3, 3, axis=1)),
+    "MatMul, scales along the rows": product(
+        lambda g, m: g.pair(m), weight=lambda g: spread(g, 8, 8, axis=0)
+    ),
+    "Gemm, a bias of another scale": gemm(lambda g: g.bias(16, 0.02), ends=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GARBAGE)
+def test_what_onnxruntime_computes_wrong_without_a_word_is_a_fault(case: str) -> None:
+    assert both_ways(GARBAGE[case]) < 15
+    kinds = {fault.kind for fault in lint(GARBAGE[case])}
+    assert kinds & {"wrong-axis", "wrong-bias-scale"}
+
+
+def test_scales_along_the_rows_of_a_matrix_that_is_not_square_fail_at_run_time() -> None:
+    model = product(lambda g, m: g.pair(m), weight=lambda g: spread(g, 8, 16, axis=0))
+    with pytest.raises(RuntimeFailed):
+        both_ways(model)
+    assert "wrong-axis" in {fault.kind for fault in lint(model)}
 
 
 def test_float16_convolutions_stay_float() -> None:
@@ -224,6 +346,14 @@ DENSE = {
     "MatMul of two activations": (
         product(lambda g, m: m, weight=lambda g: g.pair(g.input(8, 16))),
         ["MatMulIntegerToFloat"],
+    ),
+    "MatMul of two activations, Q": (
+        product(lambda g, m: g.pair(m), weight=lambda g: g.pair(g.input(8, 16))),
+        ["QLinearMatMul"],
+    ),
+    "MatMul of 16 bits": (
+        product(lambda g, m: g.pair(m, dtype=np.uint16), data={"dtype": np.uint16}),
+        ["MatMul"],
     ),
     "MatMul of int8 activations": (
         product(lambda g, m: m, data={"dtype": np.int8}),
@@ -306,10 +436,17 @@ def test_arithmetic_has_a_kernel_of_its_own(case: str) -> None:
     assert operators(ARITHMETIC[case]) == [f"QLinear{case.split()[0]}"]
 
 
+def wide_sum() -> onnx.ModelProto:
+    g = Drawing()
+    x, y = (g.pair(g.input(*IMAGE), dtype=np.uint16) for _ in range(2))
+    return g.model(g.pair(g.node("Add", x, y), dtype=np.uint16))
+
+
 BLOCKED = {
     "Add of an int8 constant": two_operands("Add", lambda g: g.weight(8, 1, 1)),
     "Mul of an int8 constant": two_operands("Mul", lambda g: g.weight(8, 1, 1)),
     "Add of a float constant": two_operands("Add", lambda g: g.normal(8, 1, 1)),
+    "Add of 16 bits": wide_sum(),
     "Mul of a float": two_operands("Mul", lambda g: g.input(*IMAGE)),
 }
 
@@ -429,6 +566,9 @@ NEVER: dict[str, onnx.ModelProto] = {
     "InstanceNormalization": single("InstanceNormalization", ONES, ONES),
     "BatchNormalization": single("BatchNormalization", ONES, ONES, ONES, ONES),
     "SpaceToDepth": single("SpaceToDepth", blocksize=2),
+    "Mish": single("Mish"),
+    "LSTM": recurrent("LSTM", 4),
+    "GRU": recurrent("GRU", 3),
     "GatherND": single("GatherND", np.zeros((1, 4), np.int64)),
     "Einsum": single("Einsum", equation="abcd->acdb"),
 }
