@@ -34,6 +34,7 @@ LAYERS = [
     {"bench"},
     {"report"},
     {"api"},
+    {"api_modes"},
     {"api_distill"},
     {"api_prune", "api_quantize"},
     {"batch"},
