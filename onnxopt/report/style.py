@@ -57,7 +57,7 @@ p { margin: 8px 0; overflow-wrap: anywhere; max-width: 85ch; }
 .figures small { display: block; font-size: 13px; font-weight: 400; color: var(--quiet); }
 .scroll { overflow: auto; max-height: 620px; margin: 12px 0; border: 1px solid var(--rule);
   border-radius: 8px; width: fit-content; max-width: 100%; }
-.scroll:has(.bars) { width: auto; }
+.scroll:has(.bars) { width: auto; max-height: none; }
 table { border-collapse: collapse; font-size: 14px; }
 th, td { padding: 5px 12px; text-align: left; vertical-align: top; }
 th { position: sticky; top: 0; background: var(--panel); color: var(--quiet); font-weight: 500;
