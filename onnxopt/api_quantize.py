@@ -96,10 +96,11 @@ def quantize(
         data: Samples of real inputs (see check.data.read_data); "random" makes noise up. Each
             fifth run is kept apart to measure on. Only "static" needs it; without it the other
             modes can't say what they lose.
-        target: Where the model is to run: "cpu", "openvino", "tensorrt", "qnn" or "generic".
+        target: Where the model is to run: "cpu", "openvino", "tensorrt", "qnn", "qnn16"
+            (activations of 16 bits) or "generic".
         metric: How loss is measured, see check.metric.metric.
         labels: Class indices of all samples, for the metric "top1".
-        max_drop: How much may be lost, see check.metric.Score; 0.005 by default, and 0.015 for
+        max_drop: How much may be lost, see check.metric.Score; 0.005 by default, and 0.01 for
             agreement.
         method: How ranges are chosen, see quantize.calibrate.collect.
         percentile: What that method keeps.

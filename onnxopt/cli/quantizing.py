@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 MODES = ["static", "dynamic", "weights", "fp16", "bf16", "auto"]
 METHODS = ["minmax", "average", "percentile", "entropy", "mse"]
-TARGETS = "cpu, openvino, tensorrt, qnn or generic"
+TARGETS = "cpu, openvino, tensorrt, qnn, qnn16 (activations of 16 bits) or generic"
 WHERE = "PATH|MODULE:FUNCTION|random"
 DATA = (
     "Samples of real inputs: .npz (keys are input names), .npy, a folder of them, or a function"
@@ -98,7 +98,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         type=options.share,
         metavar="SHARE",
         help="How much may be lost, such as 0.5%: of top1, of the cosine, as noise over signal for"
-        " sqnr (0.005 is 23 dB). Without it 0.5%, and 1.5% for agreement.",
+        " sqnr (0.005 is 23 dB). Without it 0.5%, and 1% for agreement.",
         cls=Option,
     ),
     click.option(
