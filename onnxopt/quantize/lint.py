@@ -270,7 +270,7 @@ def _requantized(node: ir.Node) -> Iterator[Fault]:
 def _risky(
     node: ir.Node, codes: Array, op_type: str, transposed: bool, possible: bool
 ) -> Iterator[Fault]:
-    rows = channel_rows(codes, op_type, transposed)
+    rows = channel_rows(codes, op_type, transposed, int_attribute(node, "group", 1))
     if rows is None:
         return
     worst = worst_pairs(rows)

@@ -13,23 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.quantize.saturation import kernel_rows, pair_sums
+from onnxopt.quantize.saturation import is_depthwise, kernel_rows, pair_limit, pair_sums
 
 Array = np.ndarray[Any, Any]
 
-MOST = 128
-"""The largest sum of two codes of one sign that can't overflow: 255 * 128 < 2**15."""
+MOST = pair_limit(255)
+"""The largest sum of two codes of one sign that can't overflow."""
 
 _TRIES = 30
 
 
-def channel_rows(codes: Array, op_type: str, transposed: bool = False) -> Array | None:
+def channel_rows(
+    codes: Array, op_type: str, transposed: bool = False, group: int = 1
+) -> Array | None:
     """The weight as [channels, length], each row in the order of the kernel.
 
-    `op_type` is Conv, Gemm or MatMul; `transposed` is transB of a Gemm. None for a depthwise
-    convolution, and for what is none of these.
+    `op_type` is Conv, Gemm or MatMul; `transposed` is transB of a Gemm, `group` that of a
+    convolution. None for a depthwise convolution, and for what is none of these.
     """
-    if op_type == "Conv" and codes.ndim >= 3 and codes.shape[1] > 1:
+    if op_type == "Conv" and codes.ndim >= 3 and not is_depthwise(codes.shape, group):
         return kernel_rows(codes, op_type, 0)
     if op_type in ("Gemm", "MatMul") and codes.ndim == 2:
         return kernel_rows(codes, op_type, 0 if transposed else 1)
@@ -42,7 +44,9 @@ def worst_pairs(rows: Array) -> Array:
     return worst
 
 
-def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> tuple[Array, Array]:
+def safe_codes(
+    weight: Array, scale: Array, op_type: str, transposed: bool, group: int = 1
+) -> tuple[Array, Array]:
     """Codes of a float weight and scales of its channels with which nothing overflows.
 
     The channels that need it get a larger scale. Their rounding errors are kept from adding up:
@@ -55,6 +59,7 @@ def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> t
         scale: float64 [channels]: its scales now. Those of channels that are safe stay.
         op_type: Conv, Gemm or MatMul.
         transposed: transB of a Gemm.
+        group: That of a convolution.
 
     Returns:
         int8 codes of the weight's shape, and the new scales.
@@ -66,7 +71,7 @@ def safe_codes(weight: Array, scale: Array, op_type: str, transposed: bool) -> t
     codes = np.rint(windows / scale[:, None, None]).clip(-127, 127)
     for _ in range(_TRIES):
         found: Array = np.moveaxis(codes.reshape(first.shape), 0, axis).astype(np.int8)
-        rows = channel_rows(found, op_type, transposed)
+        rows = channel_rows(found, op_type, transposed, group)
         worst = np.zeros(len(scale)) if rows is None else worst_pairs(rows)
         risky = worst > MOST
         if not risky.any():

@@ -69,7 +69,8 @@ def make_safe(model: ir.Model, editor: Editor) -> None:
             continue
         maker, codes = found
         coding, transposed = coding_of(maker), bool(int_attribute(node, "transB", 0))
-        rows = channel_rows(codes, node.op_type, transposed)
+        group = int_attribute(node, "group", 1)
+        rows = channel_rows(codes, node.op_type, transposed, group)
         if codes.dtype != np.int8 or rows is None or not (worst_pairs(rows) > MOST).any():
             continue
         axis, weight = right_axis(unit_of(node)), numbers(codes, coding)
@@ -80,7 +81,7 @@ def make_safe(model: ir.Model, editor: Editor) -> None:
             continue
         assert coding.scale is not None
         scale = np.broadcast_to(coding.scale.reshape(-1), codes.shape[axis])
-        safe, scales = safe_codes(weight, scale, node.op_type, transposed)
+        safe, scales = safe_codes(weight, scale, node.op_type, transposed, group)
         _store(node, safe, scales, axis, editor)
 
 

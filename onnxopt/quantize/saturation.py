@@ -11,6 +11,7 @@ gets a coarser scale where one could: the same file is right with and without VN
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,15 @@ def top_code(grid: Grid, found: Range | None = None) -> int:
 def pair_limit(top: int) -> int:
     """The largest |w1 + w2| of two codes of one sign that is safe for activations up to `top`."""
     return LARGEST_SUM // max(top, 1)
+
+
+def is_depthwise(shape: Sequence[int], group: int) -> bool:
+    """Whether a Conv of this weight runs on the kernel for one channel in, one out, in 32 bits.
+
+    One with several channels out for each one in does not, and neither does one of a single
+    channel in and one group: their sums are those of 16 bits.
+    """
+    return group > 1 and shape[1] == 1 and shape[0] == group
 
 
 def kernel_rows(weight: Array, op_type: str, axis: int) -> Array:

@@ -23,6 +23,7 @@ from onnxopt.quantize.records import QuantPlan, Range
 from onnxopt.quantize.rounding import Bounds, compensated_codes
 from onnxopt.quantize.saturation import (
     from_kernel_rows,
+    is_depthwise,
     kernel_order,
     kernel_rows,
     nearest_safe_codes,
@@ -164,8 +165,9 @@ def _jobs(
 
 def _is_depthwise(node: ir.Node, weight: ir.TensorProtocol) -> bool:
     """Whether the kernel for one channel in, one out runs, which adds in 32 bits."""
-    group = NodeView(node).attr("group", 1) if node.op_type == "Conv" else 1
-    return bool(group > 1 and weight.shape[1] == 1 and weight.shape[0] == group)
+    if node.op_type != "Conv":
+        return False
+    return is_depthwise(weight.shape.numpy(), int(NodeView(node).attr("group", 1)))
 
 
 def _moments(

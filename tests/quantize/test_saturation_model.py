@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import onnxopt
-from onnxopt.quantize.saturation import kernel_order, saturating_product
+from onnxopt.quantize.saturation import is_depthwise, kernel_order, saturating_product
 
 needs_emulator = pytest.mark.skipif(
     EMULATOR is None, reason="qemu-x86_64 is not installed: no CPU without VNNI to ask"
@@ -109,10 +109,9 @@ def test_ours_is_right_with_optimizations_on_and_off_on_this_machine() -> None:
     assert abs(ratio_db(found["on"], wanted) - ratio_db(found["off"], wanted)) < 1
 
 
-def single(weight: Any, kind: str) -> bytes:
+def single(weight: Any, group: int = 1) -> bytes:
     """QLinearConv of codes, on scales that show its sum in units of 2**8."""
-    group = CHANNELS if kind == "depthwise" else 1
-    shape = [1, CHANNELS, *weight.shape[2:]]
+    shape = [1, group * weight.shape[1], *weight.shape[2:]]
     inputs = ["x", "one", "zero", "w", "one", "none", "step", "zero"]
     constants = {
         "w": weight, "one": np.float32(1), "zero": np.uint8(0), "none": np.int8(0),
@@ -120,7 +119,7 @@ def single(weight: Any, kind: str) -> bytes:
     }  # fmt: skip
     graph = helper.make_graph(
         [helper.make_node("QLinearConv", inputs, ["y"], group=group)],
-        kind,
+        "single",
         [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)],
         [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
@@ -155,16 +154,30 @@ def test_the_pairs_of_a_convolution_are_those_of_the_rule(kernel: int, tmp_path:
     told = saturating_product(
         images.reshape(len(PAIRS), -1)[:, order], weight.reshape(CHANNELS, -1)[:, order]
     )
-    found = emulated(single(weight, "dense"), [{"x": image[None]} for image in images], tmp_path)
+    found = emulated(single(weight), [{"x": image[None]} for image in images], tmp_path)
     for case in range(len(PAIRS)):
         assert (told[case, case] == 32767) == (case in (0, 3))
         assert found["on"][case].reshape(-1)[case] == np.rint(told[case, case] / 256)
 
 
 @needs_emulator
-def test_a_depthwise_convolution_adds_in_32_bits(tmp_path: Path) -> None:
-    weight = np.zeros((CHANNELS, 1, 3, 3), np.int8)
+@pytest.mark.parametrize(
+    ("outputs", "group"), [(CHANNELS, CHANNELS), (2 * CHANNELS, CHANNELS), (CHANNELS, 1)]
+)
+def test_one_channel_in_is_added_in_32_bits_where_one_goes_out(
+    outputs: int, group: int, tmp_path: Path
+) -> None:
+    weight = np.zeros((outputs, 1, 3, 3), np.int8)
     weight[:, 0, 0, :2] = 127
-    image = np.full((1, CHANNELS, 3, 3), 250, np.uint8)
-    found = emulated(single(weight, "depthwise"), [{"x": image}], tmp_path)["on"]
-    assert (found == np.rint(2 * 127 * 250 / 256)).all()
+    image = np.full((1, group, 3, 3), 250, np.uint8)
+    found = emulated(single(weight, group), [{"x": image}], tmp_path)["on"]
+    exact = 2 * 127 * 250
+    told = exact if is_depthwise(weight.shape, group) else min(exact, 32767)
+    assert (found == np.rint(told / 256)).all()
+
+
+def test_only_as_many_channels_out_as_in_make_a_convolution_depthwise() -> None:
+    assert is_depthwise((16, 1, 3, 3), 16)
+    assert not is_depthwise((32, 1, 3, 3), 16)
+    assert not is_depthwise((16, 1, 3, 3), 1)
+    assert not is_depthwise((16, 2, 3, 3), 8)
