@@ -18,10 +18,7 @@ def _convolution(flow: Flow, made, read, own: int) -> None:
     if groups == 1:
         out, inner = made, flow.equal(x, read)
     elif own:
-        first, inner = flow.split(x, (groups, x.size // groups))
-        second, _ = flow.split(made, (groups, made.size // groups))
-        flow.equal(first, second)
-        out, inner = made, flow.equal(inner, read)
+        out, inner = made, flow.equal(flow.grouped(x, made, groups), read)
     else:
         flow.equal(x, read)
         first, inner = flow.split(x, (groups, x.size // groups))

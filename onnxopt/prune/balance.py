@@ -32,46 +32,61 @@ def balance(tokens: Tokens, asked: Iterable[Balance]) -> None:
     for _ in range(_ROUNDS):
         changed = [_tie(tokens, each) for each in left]
         if not any(changed):
+            _uncross(tokens, left)
             return
     for each in left:
         tokens.freeze(each.layout, each.reason)
 
 
+def _uncross(tokens: Tokens, asked: Iterable[Balance]) -> None:
+    """Keep what is even by itself and may not be together with another that it crosses."""
+    for each in asked:
+        crossed, counts = _counts(tokens, each)
+        for token in sorted(crossed, key=lambda token: (-int(counts[token].sum()), token)):
+            if token in _counts(tokens, each)[0]:
+                tokens.freeze(_layout(token), each.reason)
+
+
 def _tie(tokens: Tokens, asked: Balance) -> bool:
     """Tie the tokens of one axis together; whether anything was to be done."""
-    counts = _counts(tokens, asked)
-    if counts is None:
-        tokens.freeze(asked.layout, asked.reason)
-        return False
+    crossed, counts = _counts(tokens, asked)
     uneven = {token: row for token, row in counts.items() if row.min() != row.max()}
     kinds: dict[tuple[int, ...], list[int]] = {}
     for token, row in sorted(uneven.items()):
-        kinds.setdefault(tuple((row - row.min()).tolist()), []).append(token)
+        if token in crossed:
+            tokens.freeze(_layout(token), asked.reason)
+        else:
+            kinds.setdefault(tuple((row - row.min()).tolist()), []).append(token)
     while kinds:
         chosen = _even(kinds, asked.count)
         if chosen is None:
-            rest = [token for found in kinds.values() for token in found]
-            tokens.freeze(Layout(np.array(rest)[:, None]), asked.reason)
+            tokens.freeze(_layout(*(t for found in kinds.values() for t in found)), asked.reason)
             break
         for token in chosen[1:]:
-            tokens.equal(*(Layout(np.array([[each]])) for each in (chosen[0], token)), asked.reason)
+            tokens.equal(_layout(chosen[0]), _layout(token), asked.reason)
     return bool(uneven)
 
 
-def _counts(tokens: Tokens, asked: Balance) -> dict[int, Cells] | None:
-    """How many coordinates each free token has in each part; None where they have several."""
+def _counts(tokens: Tokens, asked: Balance) -> tuple[set[int], dict[int, Cells]]:
+    """Tokens that share coordinates with others, and how many each has in each part.
+
+    Only those that may go count.
+    """
     cells = tokens.cells(asked.layout)
-    stays = np.array([bool(tokens.reason(token)) for token in cells.flat]).reshape(cells.shape)
-    free = np.where(stays, NOTHING, cells)
-    if ((free != NOTHING).sum(axis=1) > 1).any():
-        return None
+    roots = np.unique(cells)
+    stays = roots[[bool(tokens.reason(int(token))) for token in roots]]
+    free = np.where(np.isin(cells, stays), NOTHING, cells)
+    crossed = set(np.unique(free[(free != NOTHING).sum(axis=1) > 1]).tolist())
     found: dict[int, Cells] = {}
     size = len(cells) // asked.count
-    for at, token in enumerate(free.max(axis=1).tolist()):
-        if token != NOTHING:
-            row = found.setdefault(token, np.zeros(asked.count, np.int64))
-            row[at // size] += 1
-    return found
+    for at, row in enumerate(free.tolist()):
+        for token in set(row) - {NOTHING}:
+            found.setdefault(token, np.zeros(asked.count, np.int64))[at // size] += 1
+    return crossed, found
+
+
+def _layout(*found: int) -> Layout:
+    return Layout(np.array(found, np.int64)[:, None])
 
 
 def _even(kinds: dict[tuple[int, ...], list[int]], count: int) -> list[int] | None:

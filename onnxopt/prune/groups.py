@@ -107,15 +107,16 @@ class _Collection:
             for value, axis in draft.places
             if not is_weight(value)
         ]
+        size = len(draft.tokens)
         by_place = {(slot.value, slot.axis): slot for slot in slots}
         outputs = {(carrier.value, carrier.axis): carrier for carrier in carriers}
         writers = [self._writer(use, by_place, outputs) for use in draft.writers]
         readers = [self._reader(use, by_place, outputs) for use in draft.readers]
         return Group(
             name="",
-            size=len(draft.tokens),
+            size=size,
             kind=self._kind(draft),
-            frozen=draft.reason,
+            frozen=draft.reason or ("they can only go all at once" if size == 1 else ""),
             slots=tuple(slots),
             writers=tuple(writer for writer in writers if writer is not None),
             readers=tuple(reader for reader in readers if reader is not None),

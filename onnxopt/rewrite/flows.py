@@ -98,6 +98,9 @@ class Flow(Protocol):
     def split(self, layout: Layout, sizes: Sequence[int], why: str = "") -> list[Layout]:
         """The layouts of an axis split into several, the last one fastest."""
 
+    def grouped(self, x: Layout, made: Layout, count: int) -> Layout:
+        """The channels within the groups of `x`, each group of which makes a group of `made`."""
+
     def regroup(self, layouts: Sequence[Layout]) -> list[Layout]:
         """The layouts of the first output, which holds the elements of an input with these."""
 

@@ -230,7 +230,9 @@ def test_slice() -> None:
         nought=np.array([0]), one=np.array([1]), last=np.array([2**63 - 1]), minus=np.array([-3]),
     )  # fmt: skip
     groups = find_groups(model)
-    assert sorted(group.size for group in prunable(groups).values()) == [1, 3, 4]
+    assert sorted(group.size for group in prunable(groups).values()) == [3, 4]
+    single = next(group for group in groups if group.size == 1)
+    assert single.frozen == "they can only go all at once"
     holds(model, some_of(groups))
 
 
@@ -328,6 +330,28 @@ def test_grouped_after_a_shuffle() -> None:
     for name, group in prunable(groups).items():
         assert group.size == 2
         holds(model, {name: (1,)})
+    holds(model, some_of(groups))
+
+
+def test_groups_that_do_not_line_up() -> None:
+    model = drawn(
+        """g (float[N,3,4,4] x) => (float[N,2,4,4] y) {
+            s = Conv(x, w0)
+            a = Conv<group=2>(s, w1)
+            b = Conv(s, w2)
+            c = Concat<axis=1>(a, b)
+            d = Conv<group=2>(c, w3)
+            e = Add(c, d)
+            y = Conv(e, w4)
+        }""",
+        w0=(4, 3, 1, 1), w1=(8, 2, 1, 1), w2=(4, 4, 1, 1), w3=(12, 6, 1, 1), w4=(2, 12, 1, 1),
+    )  # fmt: skip
+    groups = find_groups(model)
+    free = prunable(groups)
+    assert sum(group.size for group in free.values()) >= 4
+    for name, group in free.items():
+        for index in range(group.size):
+            holds(model, {name: (index,)})
     holds(model, some_of(groups))
 
 
