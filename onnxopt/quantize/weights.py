@@ -19,6 +19,7 @@ from onnxopt.errors import BadInput
 from onnxopt.quantize import covariance
 from onnxopt.quantize.correction import correct_biases
 from onnxopt.quantize.covariance import Covariance, each_covariance
+from onnxopt.quantize.plan import bias_behind
 from onnxopt.quantize.records import QuantPlan, Range
 from onnxopt.quantize.rounding import Bounds, compensated_codes
 from onnxopt.quantize.saturation import (
@@ -84,35 +85,50 @@ def prepare_weights(
         BadInput: A method is unknown, or an activation is not finite.
         RuntimeFailed: A feed does not run.
     """
+    codes = weight_codes(model, plan, specs, statistics, methods=methods, threads=threads)
+    if "bias" not in methods:
+        return codes, {}
+    return codes, correct_biases(model, plan, specs, codes, statistics.feeds, threads=threads)
+
+
+def weight_codes(
+    model: ir.Model,
+    plan: QuantPlan,
+    specs: Mapping[str, QuantSpec],
+    statistics: Statistics,
+    *,
+    methods: Sequence[str] = METHODS,
+    threads: int = 0,
+) -> Codes:
+    """The codes that `prepare_weights` gives; "bias" among the methods says that one follows."""
     unknown = sorted(set(methods) - set(METHODS))
     if unknown:
         raise BadInput(
             f"there is no weight method {unknown[0]!r}", hint=f"choose from {', '.join(METHODS)}"
         )
-    jobs = {
-        job.node.name or "": job
-        for job in _jobs(model, plan, specs, statistics, safe="saturation" in methods)
-    }
+    jobs = {job.node.name or "": job for job in _jobs(model, plan, specs, statistics, methods)}
     codes: Codes = {}
     if "rounding" in methods:
         for name, moments in _moments(model, jobs, statistics, threads):
             codes[name] = jobs[name].codes(moments)
     for name in jobs.keys() - codes.keys():
         codes[name] = jobs[name].codes(None)
-    if "bias" not in methods:
-        return codes, {}
-    return codes, correct_biases(model, plan, specs, codes, statistics.feeds, threads=threads)
+    return codes
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A weight to be rounded: its node, channel axis, the step of its input, bounds of codes."""
+    """A weight to be rounded: its node, channel axis, the step of its input, bounds of codes.
+
+    Where it is `corrected`, a bias takes back what rounding does to the means.
+    """
 
     node: ir.Node
     weight: ir.TensorProtocol
     axis: int
     step: float
     bounds: Bounds
+    corrected: bool
 
     @property
     def length(self) -> int:
@@ -128,7 +144,8 @@ class _Job:
         else:
             order = kernel_order(weight.shape, op_type, self.axis)
             # The input's own rounding adds its variance to what an error of the weights meets.
-            second = moments.second[:, order][:, :, order]
+            second = moments.centred if self.corrected else moments.second
+            second = second[:, order][:, :, order]
             second = second + np.eye(len(order)) * self.step**2 / 12
             groups = (len(second), len(rows) // len(second))
             found = compensated_codes(
@@ -142,8 +159,7 @@ def _jobs(
     plan: QuantPlan,
     specs: Mapping[str, QuantSpec],
     statistics: Statistics,
-    *,
-    safe: bool,
+    methods: Sequence[str],
 ) -> Iterator[_Job]:
     chosen = {choice.node for choice in plan.nodes if choice.quantize}
     for node in model.graph:
@@ -155,11 +171,20 @@ def _jobs(
             continue
         name = source.name or ""
         top = None
-        if safe and plan.target in ADDS_IN_16_BITS and not _is_depthwise(node, weight):
+        if (
+            "saturation" in methods
+            and plan.target in ADDS_IN_16_BITS
+            and not _is_depthwise(node, weight)
+        ):
             top = top_code(plan.grids[name], statistics.ranges.get(name))
         limit = 2 ** (plan.weight_bits.get(node.name or "", 8) - 1) - 1
         yield _Job(
-            node, weight, axis_of(NodeView(node)), plan.grids[name].scale, Bounds(limit, top)
+            node,
+            weight,
+            axis_of(NodeView(node)),
+            plan.grids[name].scale,
+            Bounds(limit, top),
+            "bias" in methods and (node.op_type != "MatMul" or bias_behind(node) is not None),
         )
 
 

@@ -17,7 +17,7 @@ from onnxopt.quantize.insert import insert
 from onnxopt.quantize.observe import with_outputs
 from onnxopt.quantize.plan import absorbed_output, make_plan
 from onnxopt.quantize.records import Grid, QuantPlan, Range
-from onnxopt.quantize.weights import Codes, Statistics, prepare_weights
+from onnxopt.quantize.weights import Codes, Statistics, weight_codes
 from onnxopt.rewrite.specs import QuantSpec
 from onnxopt.runtime.sessions import Session
 
@@ -118,13 +118,12 @@ class Workshop:
             if node.name and source is not None and (source.name or "") in plan.grids:
                 keys[node.name] = (node.name, plan.grids[source.name or ""])
         missing = {name for name, key in keys.items() if key not in self._codes}
-        methods = [method for method in self.methods if method != "bias"]
-        made, _ = prepare_weights(
+        made = weight_codes(
             self.model,
             only(plan, self.model, missing),
             self.specs,
             self.statistics,
-            methods=methods,
+            methods=self.methods,
             threads=self.threads,
         )
         self._codes.update({keys[name]: codes for name, codes in made.items()})

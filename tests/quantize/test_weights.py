@@ -184,3 +184,17 @@ def test_the_same_samples_give_the_same_codes_and_biases(network: Case) -> None:
 def test_an_unknown_method_is_refused(network: Case) -> None:
     with pytest.raises(BadInput, match="no weight method 'magic'"):
         network.prepared("magic")
+
+
+def test_rounding_leaves_the_means_to_the_bias_where_one_is_corrected(network: Case) -> None:
+    alone, _ = network.prepared("rounding")
+    followed, _ = network.prepared("rounding", "bias")
+    assert any((alone[name][0] != followed[name][0]).any() for name in alone)
+
+
+def test_a_product_without_a_bias_to_correct_is_rounded_with_its_means() -> None:
+    text = f"""
+    g (float[N,5,32] x) => (float[N,5,24] y) <{weight("w", 32, 24)}> {{ [m] y = MatMul(x, w) }}"""
+    case = Case(text, 32, 5, last=True)
+    alone, followed = case.prepared("rounding")[0], case.prepared("rounding", "bias")[0]
+    assert (alone["m"][0] == followed["m"][0]).all()
