@@ -11,12 +11,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from tests.benchmarks import calibration
+from tests.benchmarks import calibration, quantize, quantizers
 from tests.benchmarks.commands import AGAIN, Times, ratio
 from tests.benchmarks.judge import agree, count_loaded_nodes, count_nodes, grew, outputs
 from tests.benchmarks.process import run
 from tests.benchmarks.scaling import mixed_model
 from tests.benchmarks.tables import geometric_mean, markdown
+from tests.benchmarks.tasks import Quality, Task, quality
 from tests.benchmarks.transformer import External, Inline, Sizes, bert
 from tests.benchmarks.zoo import Model, feed
 
@@ -162,9 +163,54 @@ def test_calibration_of_a_small_model_is_measured_with_both_tools(tmp_path: Path
     )
     ir.save(ir.from_onnx_text(text), path)
     np.savez(stored, **feed(Model("model", path)))
-    found = calibration._measured(path, stored, "percentile", 1)
+    found = calibration._measured(path, stored, "percentile", 4, 1)
     assert {tool: runs[0].ranges for tool, runs in found.items()} == {
         "onnxopt": 2,
         "onnxruntime": 2,
     }
     assert all(runs[0].seconds > 0 and runs[0].peak_bytes > 1e6 for runs in found.values())
+
+
+def test_samples_are_read_one_by_one_from_a_file_or_a_folder(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(6).reshape(3, 2))
+    rows = list(quantizers.feeds(tmp_path / "a.npz"))
+    assert [feed["x"].tolist() for feed in rows] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+    (tmp_path / "one").mkdir()
+    np.savez(tmp_path / "one" / "0.npz", x=np.zeros((1, 7)))
+    assert [feed["x"].shape for feed in quantizers.feeds(tmp_path / "one")] == [(1, 7)]
+
+
+def task(scores: np.ndarray[Any, Any]) -> Task:
+    right = scores.argmax(axis=1)
+    return Task([], [], {}, "top-1", lambda s: float((s.argmax(axis=1) == right).mean()), True)
+
+
+def test_quality_is_told_against_labels_and_against_the_float_model() -> None:
+    wanted = np.array([[3.0, 1.0], [1.0, 3.0]])
+    near, far = wanted + 0.01, wanted[:, ::-1]
+    assert quality(task(wanted), wanted, near).agreement == 1
+    assert quality(task(wanted), wanted, near).sqnr_db > 40
+    assert quality(task(wanted), wanted, far) == Quality(0.0, 0.0, pytest.approx(0.97, abs=0.01))
+
+
+def test_a_quantizer_runs_in_a_process_of_its_own_and_a_failure_is_told(tmp_path: Path) -> None:
+    weight = ", ".join(["1.5"] * 32)
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x) => (float[N,8] y)'
+        f"<float[4,8] w = {{{weight}}}> {{ y = MatMul(x, w) }}"
+    )
+    ir.save(ir.from_onnx_text(text), tmp_path / "model.onnx")
+    made = quantize.quantized(
+        "onnxruntime, dynamic", tmp_path / "model.onnx", tmp_path / "none", tmp_path / "out.onnx"
+    )
+    assert (made.failure, made.calibration, made.path.is_file()) == ("", None, True)
+    failed = quantize.quantized(
+        "onnxruntime, dynamic", tmp_path / "no.onnx", tmp_path / "none", tmp_path / "other.onnx"
+    )
+    assert failed.failure
+
+
+def test_without_data_the_section_says_what_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "a" / "model.onnx"
+    found = quantize.section([Model("a", path)], seconds=1)
+    assert found.rows == [] and "score.py" in found.markdown()

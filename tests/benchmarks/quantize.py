@@ -125,11 +125,15 @@ def _made(model: Model, task: Task, folder: Path) -> list[Made]:
     for index, tool in enumerate(_IMAGES if task.classes else _TEXT):
         place = folder / f"{index}"
         place.mkdir()
-        made.append(_quantized(tool, model.path, stored, place / "quantized.onnx"))
+        made.append(quantized(tool, model.path, stored, place / "quantized.onnx"))
+        ran = made[-1].ran
+        assert ran is not None
+        print(f"{model.name}: {tool} took {ran.seconds:.1f} s", flush=True)
     return made
 
 
-def _quantized(tool: str, model: Path, stored: Path, out: Path) -> Made:
+def quantized(tool: str, model: Path, stored: Path, out: Path) -> Made:
+    """What a tool makes of a model, in a process of its own."""
     command = [sys.executable, str(_SCRIPT), tool, str(model), str(stored), str(out)]
     ran = run(command, limit=_LIMIT_SECONDS)
     if ran.failed or not out.is_file():
