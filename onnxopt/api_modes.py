@@ -102,7 +102,12 @@ class Attempt:
 
 def refuse(model: ir.Model, request: Request) -> None:
     """Raise BadInput where the mode can do nothing for the model, or the target not run it."""
-    mode, target = request.mode, request.settings.target
+    mode, target, plan = request.mode, request.settings.target, request.plan
+    if plan is not None and mode not in (plan.mode, "auto"):
+        raise BadInput(
+            f"the plan is for the mode {plan.mode}, not {mode}",
+            hint=f"give --mode {plan.mode}, or make the plan anew",
+        )
     if mode in ("fp16", "bf16"):
         refuse_half(mode, target)
         refuse_types(model, mode)
@@ -161,14 +166,18 @@ def _samples(model: ir.Model, request: Request, notes: list[str]) -> samples.Sam
 
 def attempt(prepared: Prepared, request: Request) -> tuple[Attempt, tuple[str, ...]]:
     """What came of the mode, or of the best one for `auto`; and a word on the others."""
-    if request.mode != "auto":
-        return _attempt(prepared, request, request.mode), ()
-    notes, tried = [], []
+    if request.mode != "auto" or request.plan is not None:
+        mode = request.mode if request.plan is None else request.plan.mode
+        return _attempt(prepared, request, mode), ()
+    notes: list[str] = []
+    tried: list[Attempt] = []
     for fit in fitting(prepared.named, has_data=prepared.samples is not None):
-        if fit.refusal:
-            notes.append(f"auto left out {fit.mode}: {fit.refusal}")
+        done = fit.last_resort and any(_is_kept(each) for each in tried)
+        if fit.refusal or done:
+            why = fit.refusal or f"{tried[-1].mode} pays already"
+            notes.append(f"auto left out {fit.mode}: {why}")
             continue
-        found = _attempt(prepared, replace(request, plan_only=request.plan_only), fit.mode)
+        found = _attempt(prepared, request, fit.mode)
         tried.append(found)
         notes.append(f"auto tried {fit.mode}: {found.outcome.verdict}, {found.outcome.reason}")
         if request.plan_only:
@@ -183,9 +192,11 @@ def attempt(prepared: Prepared, request: Request) -> tuple[Attempt, tuple[str, .
 
 
 def _rank(found: Attempt) -> tuple[bool, bool, float]:
-    verdict = found.outcome.verdict
-    kept = verdict not in ("float", "over budget")
-    return kept, verdict == "float", found.speedup
+    return _is_kept(found), found.outcome.verdict == "float", found.speedup
+
+
+def _is_kept(found: Attempt) -> bool:
+    return found.outcome.verdict not in ("float", "over budget")
 
 
 def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:

@@ -165,7 +165,7 @@ def quantize(
         found, prepared, request, notes, started, api.name_of(model), output
     )
     result = QuantizeResult(outcome.model, report, outcome.plan, outcome.best)
-    if output is not None and not plan_only and (report.passed or keep_best):
+    if output is not None and not plan_only and (report.passed or (keep_best and report.agrees)):
         kept = result.model if report.passed else result.best or result.model
         io.save(kept, output, external=external, overwrite=overwrite)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from onnxopt.cli import options
 from onnxopt.cli.output import emit, write_report, write_text
 from onnxopt.cli.progress import Progress
 from onnxopt.errors import BadInput
+
+if TYPE_CHECKING:
+    from onnxopt.report.quantization import QuantizationReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -193,12 +196,16 @@ def carry_out(
     for path in reports:
         write_report(report, lambda: quantization_page(report, verbose=True), path)
     emit(report, lambda: quantization_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
-    return 0 if report.passed else _failed(report.verdict, bool(asked["keep_best"]))
+    return 0 if report.passed else _failed(report, bool(asked["keep_best"]))
 
 
-def _failed(verdict: str, keep_best: bool) -> int:
-    what = "the budget is missed" if verdict == "over budget" else "planned nodes stayed float"
+def _failed(report: QuantizationReport, keep_best: bool) -> int:
+    what = (
+        "the budget is missed" if report.verdict == "over budget" else "planned nodes stayed float"
+    )
     end = "" if keep_best else "; nothing was written, --keep-best writes the best found"
+    if not report.agrees:
+        what, end = "the optimized model does not agree with the model", "; nothing was written"
     click.echo(f"error: {what}{end}", err=True)
     return 1
 

@@ -9,7 +9,6 @@ from onnxopt.errors import BadInput
 from onnxopt.passes.base import Context
 from onnxopt.passes.foreign import foreign_pass
 
-
 _LARGE = 1 << 16
 """Constants of so many bytes and more can't be what an operator's new form is chosen by."""
 

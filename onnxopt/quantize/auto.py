@@ -16,10 +16,14 @@ _SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A mode, and why it does not fit; empty where it does."""
+    """A mode, and why it does not fit; empty where it does.
+
+    `last_resort` says that it is worth its time only where what went before did not pay.
+    """
 
     mode: str
     refusal: str = ""
+    last_resort: bool = False
 
 
 def fitting(model: ir.Model, *, has_data: bool) -> tuple[Fit, ...]:
@@ -38,6 +42,9 @@ def fitting(model: ir.Model, *, has_data: bool) -> tuple[Fit, ...]:
     dynamic = Fit("dynamic", "" if able else "no product has a weight that is large enough")
     if able and products / everything < _SHARE:
         dynamic = Fit("dynamic", "convolutions do the work, and it leaves them as they are")
-    static = Fit("static", "" if has_data else "it needs samples of real inputs")
     first_dynamic = products >= weights["convolution"]
+    few = weights["convolution"] / everything < _SHARE
+    static = Fit(
+        "static", "" if has_data else "it needs samples of real inputs", first_dynamic and few
+    )
     return (dynamic, static) if first_dynamic else (static, dynamic)

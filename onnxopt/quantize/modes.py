@@ -112,12 +112,12 @@ def run_mode(model: ir.Model, mode: Mode, given: Given) -> Outcome:
         given: Data, limits and what to stop at.
 
     Raises:
-        BadInput: The plan is not for this mode or model, the data does not fit, the metric fails.
+        BadInput: The plan is not for this model, the data does not fit, the metric fails.
         RuntimeFailed: onnxruntime can't run the model.
     """
     choices = mode.choices(model)
     if given.plan is not None:
-        choices = _as_planned(choices, given.plan, mode)
+        choices = _as_planned(choices, given.plan)
     plan = QuantPlan(given.settings.target, choices, {}, mode=mode.name)
     if given.plan_only:
         return Outcome("planned", "a plan was asked for", model, plan, {})
@@ -243,12 +243,7 @@ def is_large(model: ir.Model) -> bool:
     return io.model_bytes(model) > LARGE_BYTES
 
 
-def _as_planned(choices: tuple[Choice, ...], plan: QuantPlan, mode: Mode) -> tuple[Choice, ...]:
-    if plan.mode != mode.name:
-        raise BadInput(
-            f"the plan is for the mode {plan.mode}, not {mode.name}",
-            hint=f"give --mode {plan.mode}, or make the plan anew",
-        )
+def _as_planned(choices: tuple[Choice, ...], plan: QuantPlan) -> tuple[Choice, ...]:
     able = {choice.node: choice for choice in choices}
     for wanted in plan.nodes:
         known = able.get(wanted.node)
