@@ -104,9 +104,16 @@ class QuantizationReport:
         return tuple(layer for layer in self.layers if layer.kernel == "float" and layer.fix)
 
     @property
+    def agrees(self) -> bool:
+        """False where the optimized float model was found not to give the original's numbers."""
+        return self.optimization is None or self.optimization.passed
+
+    @property
     def passed(self) -> bool:
-        """False where the budget was missed, or a node stayed float against `strict`."""
-        return self.verdict != "over budget" and not (self.strict and self.not_integer)
+        """False where the budget was missed, a node stayed float against `strict`, or `agrees` is."""
+        if not self.agrees or self.verdict == "over budget":
+            return False
+        return not (self.strict and self.not_integer)
 
     def to_json(self) -> str:
         """The whole record as one JSON document."""

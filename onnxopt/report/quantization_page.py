@@ -199,6 +199,8 @@ def _in_short(report: QuantizationReport) -> Summary:
 
 
 def _verdict(report: QuantizationReport) -> tuple[str, Tone]:
+    if not report.agrees:
+        return "The optimized model does not agree with the model: nothing was written.", "bad"
     if report.verdict == "over budget":
         return f"The budget is missed: {report.reason}.", "bad"
     if report.strict and report.not_integer:

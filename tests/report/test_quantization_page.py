@@ -78,6 +78,14 @@ def test_the_mode_is_named_where_it_is_not_the_usual_one(
     assert page[-1].text.startswith(words)
 
 
+def test_an_optimized_model_that_does_not_agree_is_said_first() -> None:
+    report = samples.quantization(optimization=samples.report(parity=samples.DIFFERS))
+    summary = quantization_page(report)[-1]
+    assert not report.passed
+    assert isinstance(summary, Summary)
+    assert summary.text == "The optimized model does not agree with the model: nothing was written."
+
+
 def test_the_figures_say_accuracy_time_and_size() -> None:
     summary = quantization_page(samples.quantization(timing=samples.timing()))[-1]
     assert isinstance(summary, Summary)
