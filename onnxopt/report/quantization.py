@@ -110,7 +110,7 @@ class QuantizationReport:
 
     @property
     def passed(self) -> bool:
-        """False where the budget was missed, a node stayed float against `strict`, or `agrees` is."""
+        """Whether the result may be kept: it agrees, holds the budget, and `strict` where asked."""
         if not self.agrees or self.verdict == "over budget":
             return False
         return not (self.strict and self.not_integer)
