@@ -21,7 +21,7 @@ from onnxopt.passes import shapes
 from onnxopt.prune import search
 from onnxopt.prune.explain import Explanation
 from onnxopt.prune.explain import explain as explain_groups
-from onnxopt.prune.plan import PrunePlan, Target
+from onnxopt.prune.plan import PrunePlan, Target, nothing_left
 from onnxopt.prune.score import known_method
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize import samples
@@ -223,7 +223,7 @@ class _Run:
         subject = _subject(model, settings.keep)
         weights = macs_by_node(subject.model, dims=self.dims)
         explanation = explain_groups(subject.model, subject.groups, weights)
-        search.nothing_left(subject.groups)
+        nothing_left(subject.groups)
         moments, trials = {}, None
         if split is not None and search.needs_data(settings):
             held = split.held[: search.trial_count(sum(weights.values()))]
@@ -340,7 +340,7 @@ def _score(
 
 
 def _distilled(
-    teacher: ir.Model, student: ir.Model, data: Any, batch: int, preprocess: str | None, run: _Run
+    teacher: ir.Model, student: ir.Model, data: Any, preprocess: str | None, run: _Run
 ) -> ir.Model:
     from onnxopt.api_distill import distill
 

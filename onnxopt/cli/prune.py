@@ -18,7 +18,9 @@ SCORES = (
 )
 
 
-def _ratios(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+def _ratios(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> dict[str, float]:
     """`0.5` and `NAME=0.3` as shares by pattern."""
     found = {"*": 0.9}
     for text in given:

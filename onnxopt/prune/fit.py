@@ -101,8 +101,7 @@ class _State:
         blocks = self._inverse[at[:, :, None], at[:, None, :]]
         weights = np.moveaxis(self._weight[:, at], 0, 1)
         solved = np.linalg.solve(blocks, np.swapaxes(weights, 1, 2))
-        found = np.einsum("cok,cko->c", weights, solved)
-        return found
+        return np.asarray(np.einsum("cok,cko->c", weights, solved))
 
     def drop(self, channels: Array) -> None:
         at = self._columns[channels].reshape(-1)

@@ -33,7 +33,7 @@ class Target:
         if len(asked) != 1:
             raise BadInput(
                 f"there are {len(asked) or 'no'} targets where there must be one",
-                hint=f"give one of {', '.join('--' + kind for kind in TARGETS)}, such as --macs 0.75",
+                hint="give one of --macs, --params, --latency, --ratio and --threshold",
             )
         ((kind, value),) = asked.items()
         upper = float("inf") if kind == "threshold" else 1.0

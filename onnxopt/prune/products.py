@@ -89,13 +89,14 @@ def separate(model: ir.Model) -> None:
     Optimizers merge equal biases; once channels go they are no longer equal.
     """
     for node in model.graph:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "Add"):
-            for index, value in enumerate(node.inputs):
-                tensor = ops.constant(value)
-                shared = value is not None and len(list(value.uses())) > 1
-                if tensor is not None and shared and len(tensor.shape) == 1:
-                    if tensor.dtype == ir.DataType.FLOAT and tensor.size > 1:
-                        _store(node, index, tensor.numpy())
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "Add"):
+            continue
+        for index, value in enumerate(node.inputs):
+            tensor = ops.constant(value)
+            if value is None or tensor is None or len(list(value.uses())) < 2:
+                continue
+            if len(tensor.shape) == 1 and tensor.dtype == ir.DataType.FLOAT and tensor.size > 1:
+                _store(node, index, tensor.numpy())
 
 
 class Weights:

@@ -28,8 +28,7 @@ from onnxopt.quantize.patches import Window, drawn
 Array = np.ndarray[Any, np.dtype[Any]]
 Say = Callable[[float, str], None]
 
-MODE = "ls"
-RIDGE = 0.1
+RIDGE = 0.02
 """How strongly a fit holds on to the weight before it, against the mean variance of its inputs."""
 
 
@@ -201,8 +200,7 @@ class _Sums:
         inputs = np.asarray(read, np.float32)
         wanted = np.asarray(goal, np.float32).reshape(len(goal), len(inputs), -1).swapaxes(0, 1)
         turned = inputs.swapaxes(1, 2)
-        squares = np.square(wanted, dtype=np.float64).sum(axis=1)
-        parts = [turned @ inputs, turned @ wanted, inputs.sum(axis=1), wanted.sum(axis=1), squares]
+        parts = [turned @ inputs, turned @ wanted, inputs.sum(axis=1), wanted.sum(axis=1)]
         if not self._totals:
             self._totals = [part.astype(np.float64) for part in parts]
         else:
@@ -214,19 +212,15 @@ class _Sums:
         """The weight in the form of `rows`, and its bias, that reach the goals best."""
         if not self._count:
             return rows, bias
-        second, cross, mean, goal, power = (total / self._count for total in self._totals)
+        second, cross, mean, goal = (total / self._count for total in self._totals)
         if bias is not None:
             second = second - mean[:, :, None] * mean[:, None, :]
             cross = cross - mean[:, :, None] * goal[:, None, :]
-            power = power - np.square(goal)
         fitted = np.empty_like(rows)
         for index, matrix in enumerate(second):
             level = ridge * max(float(np.trace(matrix)) / len(matrix), 1e-12)
             held = matrix + level * np.eye(len(matrix))
             fitted[index] = np.linalg.solve(held, cross[index] + level * rows[index].T).T
-        if MODE == "cal":
-            fitted = rows
-        fitted = stretched(fitted, second, power)
         if bias is None:
             return fitted, None
         return fitted, (goal - np.einsum("god,gd->go", fitted, mean)).reshape(-1)

@@ -201,7 +201,9 @@ def _unsorted(order: Order) -> Array:
 
 
 def _weights_of(group: Group) -> Iterable[Slot]:
-    return [each.weight for each in (*group.writers, *group.readers)] or group.slots
+    written = [writer.weight for writer in group.writers]
+    read = [reader.weight for reader in group.readers]
+    return [*written, *read] or group.slots
 
 
 def _magnitude(constants: _Constants, group: Group, power: int) -> Array:
