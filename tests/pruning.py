@@ -41,12 +41,20 @@ def prunable(groups: tuple[Group, ...]) -> dict[str, Group]:
     return {group.name: group for group in groups if not group.frozen}
 
 
-def some_of(groups: tuple[Group, ...], ratio: float = 0.5, seed: int = 0) -> Removal:
-    """A share of the channels of every group that may be pruned, at random, never all."""
+def some_of(
+    groups: tuple[Group, ...], ratio: float = 0.5, seed: int = 0, multiple: int = 1
+) -> Removal:
+    """A share of the channels of every group that may be pruned, at random, never all.
+
+    Where a multiple is asked for, groups that can't be left with one are left alone.
+    """
     random = np.random.default_rng(seed)
     found = {}
     for group in groups:
         count = min(max(1, round(group.size * ratio)), group.size - 1)
+        if multiple > 1:
+            left = round(group.size * (1 - ratio) / multiple) * multiple
+            count = group.size - left if 0 < left < group.size else 0
         if not group.frozen and count:
             taken = random.choice(group.size, count, replace=False)
             found[group.name] = tuple(sorted(int(index) for index in taken))
