@@ -7,6 +7,13 @@ def _conv(flow: Flow) -> None:
     _convolution(flow, flow.of(1, 0), flow.of(1, 1), own=1)
 
 
+def _fused_conv(flow: Flow) -> None:
+    """com.microsoft.FusedConv, which may add another image of the size of the output."""
+    _conv(flow)
+    if flow.rank(3):
+        flow.equal(flow.of(1, 0), flow.of(3, 1))
+
+
 def _conv_transpose(flow: Flow) -> None:
     _convolution(flow, flow.of(1, 1), flow.of(1, 0), own=0)
 
@@ -42,4 +49,5 @@ def _regroup(resize: Resize) -> None:
 
 
 CONV = ChannelFlow(("Conv",), _conv, _regroup)
+FUSED_CONV = ChannelFlow(("FusedConv",), _fused_conv, _regroup, domain="com.microsoft")
 CONV_TRANSPOSE = ChannelFlow(("ConvTranspose",), _conv_transpose, _regroup)

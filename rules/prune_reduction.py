@@ -55,8 +55,20 @@ def _reduced(flow: Flow, axes: list[int]) -> None:
     flow.give([None if axis in gone else flow.of(0, axis) for axis in axes])
 
 
+def _several(flow: Flow) -> None:
+    """Operators that mix the places of some axes and leave the others alone."""
+    defaults = {"MeanVarianceNormalization": [0, 2, 3], "Trilu": [-2, -1]}
+    axes = defaults.get(flow.node.op_type) or [
+        flow.node.attr(name, default) for name, default in (("batch_axis", 1), ("time_axis", 0))
+    ]
+    for axis in flow.node.attr("axes") or axes:
+        _keep(flow, axis)
+    flow.give(flow.all_of(0))
+
+
 SOFTMAX = ChannelFlow(("Hardmax", "LogSoftmax", "Softmax"), _softmax)
 ALONG = ChannelFlow(("CumSum", "LpNormalization"), _along)
+SEVERAL = ChannelFlow(("MeanVarianceNormalization", "ReverseSequence", "Trilu"), _several)
 TOP = ChannelFlow(("TopK",), _top)
 ARG = ChannelFlow(("ArgMax", "ArgMin"), _arg)
 REDUCE = ChannelFlow(

@@ -26,11 +26,18 @@ def _slice(flow: Flow) -> None:
     layouts: list[Layout | None] = list(flow.all_of(0))
     for axis, (start, end, step) in _bounds(flow).items():
         layout = flow.of(0, axis)
-        if start is None or end is None or step != 1 or layout.size is None:
-            flow.keep(layout, "takes every second or so of them, or from where is not known")
+        if start is None or end is None or step is None or layout.size is None:
+            flow.keep(layout, "cuts them at places that it computes when it runs")
             layouts[axis] = None
-        else:
+        elif step == 1:
             layouts[axis] = layout.take(slice(start, end))
+        elif 0 <= start < step and end >= layout.size and layout.size % step == 0:
+            # One out of each block: whole blocks may go.
+            layouts[axis], inner = flow.split(layout, (layout.size // step, step))
+            flow.keep_parts(inner, "takes one of each such block")
+        else:
+            flow.keep(layout, "takes every second or so of them, from the middle or backwards")
+            layouts[axis] = None
     flow.give(layouts)
 
 
@@ -38,10 +45,11 @@ def _reslice(resize: Resize) -> None:
     node = resize.node
     rank = len(node.output.shape or ())
     old = node.has("starts")
-    lists = [_ints(node, name, index) for index, name in ((1, "starts"), (2, "ends"), (3, "axes"))]
-    starts, ends = lists[0] or [], lists[1] or []
+    names = enumerate(("starts", "ends", "axes", "steps"), 1)
+    starts, ends, axes, steps = (_ints(node, name, index) for index, name in names)
+    starts, ends = starts or [], ends or []
     moved: tuple[dict[int, int], dict[int, int]] = ({}, {})
-    for at, axis in enumerate(lists[2] or range(len(starts))):
+    for at, axis in enumerate(axes or range(len(starts))):
         kept, x = resize.kept(0, axis % rank), node.input(0)
         size = None if x is None else x.dim(axis)
         if kept is None or size is None:
@@ -49,6 +57,8 @@ def _reslice(resize: Resize) -> None:
         for new, bound in zip(moved, (starts[at], ends[at]), strict=True):
             bound = min(max(bound + size if bound < 0 else bound, 0), size)
             new[at] = int((kept < bound).sum())
+        if steps and steps[at] != 1:
+            del moved[0][at]
     for index, name, numbers, new in ((1, "starts", starts, moved[0]), (2, "ends", ends, moved[1])):
         if old and new:
             resize.set(name, [new.get(at, number) for at, number in enumerate(numbers)])

@@ -236,15 +236,15 @@ def test_slice() -> None:
     holds(model, some_of(groups))
 
 
-def test_slice_of_every_second_channel_stays() -> None:
+def test_slice_of_every_second_channel_from_the_middle_stays() -> None:
     model = drawn(
         """g (float[N,3,4,4] x) => (float[N,2,4,4] y) {
             a = Conv(x, w1)
-            b = Slice(a, nought, last, axis, two)
+            b = Slice(a, three, last, axis, two)
             y = Conv(b, w2)
         }""",
-        w1=(8, 3, 1, 1), w2=(2, 4, 1, 1), axis=np.array([1]),
-        nought=np.array([0]), last=np.array([8]), two=np.array([2]),
+        w1=(8, 3, 1, 1), w2=(2, 3, 1, 1), axis=np.array([1]),
+        three=np.array([3]), last=np.array([8]), two=np.array([2]),
     )  # fmt: skip
     frozen = {group.size: group.frozen for group in find_groups(model) if group.frozen}
     assert frozen[8].startswith("Slice 'slice1' takes every second")
@@ -676,3 +676,79 @@ def test_weights_quantized_in_blocks() -> None:
     assert group.size == 2 and group.slots[0].positions[1] == (4, 5, 6, 7)
     pruned = holds(model, some_of(groups))
     assert shape_of(pruned, "s2") == [1, 8]
+
+
+def test_every_second_channel_goes_in_pairs() -> None:
+    model = drawn(
+        """g (float[N,8] x) => (float[N,2] y) {
+            a = MatMul(x, w1)
+            even = Slice(a, nought, end, last, two)
+            odd = Slice(a, one, end, last, two)
+            b = Mul(even, odd)
+            y = MatMul(b, w2)
+        }""",
+        w1=(8, 12), w2=(6, 2), nought=np.array([0]), one=np.array([1]), two=np.array([2]),
+        end=np.array([2**63 - 1]), last=np.array([-1]),
+    )  # fmt: skip
+    groups = find_groups(model)
+    assert [group.size for group in prunable(groups).values()] == [6]
+    holds(model, {"matmul0": (0, 3)})
+
+
+def test_einsum() -> None:
+    model = drawn(
+        """g (float[N,T,6] x) => (float[N,T,2] y) {
+            a = Einsum<equation="bti,ihd->bhtd">(x, w1)
+            r = Relu(a)
+            y = Einsum<equation="bhtd,hdo->bto">(r, w2)
+        }""",
+        w1=(6, 3, 4), w2=(3, 4, 2),
+    )  # fmt: skip
+    groups = find_groups(model)
+    assert sorted(group.size for group in prunable(groups).values()) == [3, 4]
+    holds(model, some_of(groups))
+
+
+def test_tile() -> None:
+    model = drawn(
+        """g (float[N,6] x) => (float[N,2] y) {
+            a = MatMul(x, w1)
+            t = Tile(a, times)
+            y = MatMul(t, w2)
+        }""",
+        w1=(6, 4), w2=(12, 2), times=np.array([1, 3]),
+    )  # fmt: skip
+    groups = find_groups(model)
+    assert sorted(group.size for group in prunable(groups).values()) == [3, 4]
+    for name in prunable(groups):
+        holds(model, {name: (0, 2)})
+    holds(model, some_of(groups))
+
+
+def test_where_and_expand() -> None:
+    model = drawn(
+        """g (float[N,6] x) => (float[N,2] y) {
+            a = MatMul(x, w1)
+            e = Expand(b, shape)
+            m = Greater(a, e)
+            s = Where(m, a, e)
+            y = MatMul(s, w2)
+        }""",
+        w1=(6, 4), b=(1, 1), w2=(4, 2), shape=np.array([1, 4]),
+    )  # fmt: skip
+    pruned = holds(model, some_of(find_groups(model)))
+    assert shape_of(pruned, "w2") == [2, 2]
+
+
+def test_softmax_over_channels_stays() -> None:
+    model = drawn(
+        """g (float[N,6] x) => (float[N,2] y) {
+            a = MatMul(x, w1)
+            s = Softmax<axis=-1>(a)
+            y = MatMul(s, w2)
+        }""",
+        w1=(6, 4), w2=(4, 2),
+    )  # fmt: skip
+    groups = find_groups(model)
+    assert not prunable(groups)
+    assert any(group.frozen.startswith("Softmax 'softmax1' computes along") for group in groups)
