@@ -7,14 +7,17 @@ MODEL := models/cifar_resnet20.onnx
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Python 3.10 to 3.13 with venv and pip; `make PYTHON=/path/to/python test` names one.
 CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python
+DISTILL_VENV := .venv-distill
+# Pinned, so that an index of builds without CUDA has its say before the newest one with it.
+TORCH := torch==2.13.0
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench zoo new-rule catalogue wheel clean
+.PHONY: help demo test test-distill check bench zoo new-rule catalogue wheel clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## optimize a real model, prove it, time it
 	@mkdir -p $(DEMO)
@@ -22,6 +25,9 @@ demo: $(VENV)/.ready ## optimize a real model, prove it, time it
 
 test: $(VENV)/.ready-dev ## run all tests
 	$(BIN)/python -m pytest
+
+test-distill: $(DISTILL_VENV)/.ready ## test what needs torch, in an environment of its own
+	$(DISTILL_VENV)/bin/python -m pytest tests/distill
 
 check: $(VENV)/.ready-dev ## format, lint, types, tests, catalogue and wheel contents
 	$(BIN)/ruff format --check .
@@ -47,7 +53,7 @@ wheel: $(VENV)/.ready-dev ## build dist/*.whl through the source distribution
 	$(BIN)/python -m build --outdir dist
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) $(DEMO) .bench .zoo build dist *.egg-info
+	rm -rf $(VENV) $(DISTILL_VENV) $(DEMO) .bench .zoo build dist *.egg-info
 
 $(BIN)/python:
 	@for python in $(CANDIDATES); do \
@@ -66,3 +72,9 @@ $(VENV)/.ready: pyproject.toml | $(BIN)/python
 $(VENV)/.ready-%: pyproject.toml | $(BIN)/python
 	@echo "Installing onnxopt with its $* tools into $(VENV)"
 	@$(PIP) --editable '.[$*]' && touch $@ $(VENV)/.ready
+
+$(DISTILL_VENV)/.ready: pyproject.toml | $(BIN)/python
+	@echo "Installing onnxopt with torch into $(DISTILL_VENV)"
+	@$(BIN)/python -m venv --clear $(DISTILL_VENV)
+	@$(DISTILL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[dev]' $(TORCH) && touch $@

@@ -64,7 +64,7 @@ DATA = (
     "--lr",
     "learning_rate",
     type=float,
-    default=1e-3,
+    default=4e-4,
     show_default=True,
     help="The peak learning rate, as a share of each weight's own size.",
 )

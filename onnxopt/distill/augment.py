@@ -158,7 +158,8 @@ def _mixup(feed: Feed, random: np.random.Generator) -> dict[str, Any]:
     if len(floats) != len(feed) or len(sizes) != 1:
         return dict(feed)
     count = sizes.pop()
-    partner = random.permutation(count)
+    # Never with itself.
+    partner = (np.arange(count) + random.integers(1, max(count, 2))) % count
     share = np.where(random.random(count) < 0.5, random.uniform(0, 0.5, count), 0.0)
     mixed = {}
     for name, value in feed.items():
