@@ -52,6 +52,8 @@ class _Collection:
             for axis, layout in axes.items()
             if layout.cells is not None and value.name
         }
+        self._rank = {place: index for index, place in enumerate(self._layouts)}
+        self._counts: dict[int, dict[int, int]] = {}
 
     def groups(self) -> Iterator[Group]:
         drafts = self._drafts()
@@ -74,15 +76,20 @@ class _Collection:
         return group.kind == PARTS or not (floats or group.writers or group.readers)
 
     def _drafts(self) -> list[_Draft]:
-        signature: dict[int, list[tuple[Place, int]]] = {}
-        for place in self._layouts:
-            for token, count in self._tokens_at(place).items():
-                signature.setdefault(token, []).append((place, count))
-        drafts: dict[tuple[tuple[tuple[Place, int], ...], str, str], _Draft] = {}
+        shared: dict[int, list[Place]] = {}
+        for place, layout in self._layouts.items():
+            shared.setdefault(id(layout), []).append(place)
+        signature: dict[int, list[tuple[int, int]]] = {}
+        for layout_id, places in shared.items():
+            for token, count in self._tokens_at(places[0]).items():
+                signature.setdefault(token, []).append((layout_id, count))
+        drafts: dict[tuple[tuple[tuple[int, int], ...], str, str], _Draft] = {}
         for token, found in signature.items():
             key = (tuple(found), self._tokens.reason(token), self._tokens.kind(token))
-            draft = drafts.setdefault(key, _Draft([], [place for place, _ in found], key[1]))
-            draft.tokens.append(token)
+            if key not in drafts:
+                places = [place for layout_id, _ in found for place in shared[layout_id]]
+                drafts[key] = _Draft([], sorted(places, key=self._rank.__getitem__), key[1])
+            drafts[key].tokens.append(token)
         return list(drafts.values())
 
     def _tokens_at(self, place: Place) -> dict[int, int]:
@@ -90,11 +97,13 @@ class _Collection:
         layout = self._layouts.get(place)
         if layout is None:
             return {}
-        cells = self._tokens.cells(layout)
-        found, first, counts = np.unique(cells, return_index=True, return_counts=True)
-        order = np.argsort(first, kind="stable")
-        at = zip(found[order].tolist(), counts[order].tolist(), strict=True)
-        return {token: count for token, count in at if token != NOTHING}
+        if id(layout) not in self._counts:
+            cells = self._tokens.cells(layout)
+            found, first, counts = np.unique(cells, return_index=True, return_counts=True)
+            order = np.argsort(first, kind="stable")
+            at = zip(found[order].tolist(), counts[order].tolist(), strict=True)
+            self._counts[id(layout)] = {token: n for token, n in at if token != NOTHING}
+        return self._counts[id(layout)]
 
     def _group(self, index: int, draft: _Draft) -> Group:
         slots = [
