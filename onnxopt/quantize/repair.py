@@ -30,7 +30,13 @@ from onnxopt.quantize.repair_pairs import (
     quantize_operands,
     share_quantizers,
 )
-from onnxopt.quantize.repair_weights import code_biases, fold_normalizations, make_safe, turn_axes
+from onnxopt.quantize.repair_weights import (
+    code_biases,
+    fold_normalizations,
+    make_safe,
+    turn_axes,
+    widen_weights,
+)
 
 _CLEANING = Options(only=("clean", "fold", "drop_cast_like"))
 
@@ -48,6 +54,7 @@ _REPAIRS: tuple[Repair, ...] = (
     fold_pads,
     share_quantizers,
     quantize_operands,
+    widen_weights,
     turn_axes,
     move_with_one_scale,
     code_biases,

@@ -28,6 +28,7 @@ from onnxopt.quantize.units import (
 )
 
 _LARGEST_BIAS = 2.0**30
+_NARROW = {ir.DataType.INT4: np.int8, ir.DataType.UINT4: np.uint8}
 
 
 def fold_normalizations(model: ir.Model, editor: Editor) -> None:
@@ -39,6 +40,29 @@ def fold_normalizations(model: ir.Model, editor: Editor) -> None:
     for node in list(all_nodes(model)):
         if ops.is_standard(node, "BatchNormalization"):
             _fold_normalization(node, editor)
+
+
+def widen_weights(model: ir.Model, editor: Editor) -> None:
+    """Store weights of 4 bits in 8 where their input is quantized: the same numbers, in codes that
+    integer kernels take."""
+    for node in list(all_nodes(model)):
+        place = WEIGHT_INPUT.get(node.op_type) if ops.is_standard(node) else None
+        if place is None or len(node.inputs) <= place or source(node.inputs[0]) is None:
+            continue
+        maker = source(node.inputs[place])
+        codes = constant_codes(maker)
+        if maker is None or codes is None or coding_of(maker).dtype not in _NARROW:
+            continue
+        coding = coding_of(maker)
+        if coding.block or coding.zero_point is None:
+            continue
+        dtype = _NARROW[coding.dtype]
+        name = maker.inputs[0].name or "codes"  # type: ignore[union-attr]
+        stored = editor.constant(graph_of(maker), f"{name}_wide", codes.astype(dtype))
+        maker.replace_input_with(0, stored)
+        shape = () if coding.scale is None else coding.scale.shape
+        zero = np.broadcast_to(coding.zero_point, shape).astype(dtype)
+        editor.zero_point(maker, f"{name}_wide_zero_point", zero)
 
 
 def turn_axes(model: ir.Model, editor: Editor) -> None:

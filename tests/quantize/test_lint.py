@@ -189,6 +189,17 @@ def _(g: Drawing) -> str:
     return g.node("Elu", g.pair(t, 0.008))
 
 
+@planted("pure-overhead", "around a convolution whose weight has 4 bits", "QLinearConv")
+def _(g: Drawing) -> str:
+    codes = g.constant(g.random.integers(-8, 8, (8, 8, 3, 3)).astype(ml_dtypes.int4))
+    both = (
+        g.constant(np.linspace(0.05, 0.1, 8).astype(np.float32)),
+        g.constant(np.zeros(8, ml_dtypes.int4)),
+    )
+    weight = g.node("DequantizeLinear", codes, *both, axis=0)
+    return g.pair(g.node("Conv", g.pair(g.input(*IMAGE)), weight), 0.1)
+
+
 @planted("pure-overhead", "a quantized constant of a float node", "QLinearConv")
 def _(g: Drawing) -> str:
     return g.node("PRelu", g.pair(conv(g)), g.weight(8, 1, 1, dtype=np.uint8))
