@@ -164,7 +164,7 @@ def prune(
         made = replace(made, model=folded.model)
     if settings.recover == "distill" and not plan_only:
         made = replace(
-            made, model=_distilled(fresh.model, made.model, data, batch, preprocess, run)
+            made, model=_distilled(fresh.model, made.model, data, preprocess, run)
         )
     report = run.report(
         api.name_of(model), "<memory>" if output is None else os.fspath(output), fresh, made, split,

@@ -9,7 +9,7 @@ so that errors of the earlier layers are made up for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxopt.prune.apply import Gone, gone_from
 from onnxopt.prune.fit import damped, refit
 from onnxopt.prune.products import Product, Weights, outputs_like, targets
 from onnxopt.prune.records import Group, Removal
-from onnxopt.prune.trial import Tap
+from onnxopt.prune.trial import Tap, Trials
 from onnxopt.quantize.covariance import PATCHES, Covariance
 from onnxopt.quantize.patches import Window, drawn
 
@@ -30,6 +30,9 @@ Say = Callable[[float, str], None]
 
 RIDGE = 0.02
 """How strongly a fit holds on to the weight before it, against the mean variance of its inputs."""
+
+_SHARES = (1.0, 0.5)
+_MOST = 64
 
 
 def absorb(
@@ -103,8 +106,8 @@ def refine(
     groups: Sequence[Group],
     removal: Removal,
     feeds: Iterable[Feed],
+    trials: Trials,
     *,
-    residual: bool = True,
     ridge: float = RIDGE,
     most: int = 512,
     patches: int = PATCHES,
@@ -113,6 +116,9 @@ def refine(
 ) -> ir.Model:
     """A copy of `pruned` whose products that lost columns are fitted one after the other.
 
+    A fit is kept where it brings the outputs nearer to the original's on the samples of `trials`,
+    all of it or half the way; few samples can be fitted without that.
+
     Args:
         original: The model before.
         pruned: The same without the channels in `removal`, its products fitted by `absorb`.
@@ -120,27 +126,48 @@ def refine(
         groups: The groups of the original.
         removal: What is gone.
         feeds: Samples; each product reads them once.
-        residual: Fit the sum behind a residual Add instead of the product's own output.
+        trials: Measures the divergence from the original.
         ridge: See RIDGE.
         most: Samples to use at most.
         patches: Vectors of a sample to look at.
         threads: Threads of the sessions.
         say: Told the share done and what is going on.
     """
-    copy = pruned.clone()
+    best, distance = pruned, trials.divergence(pruned)
     gone = gone_from(groups, removal)
-    touched = [product for product in products.values() if len(product.gone(removal))]
-    for index, product in enumerate(touched):
+    wanted = _wanted(products, removal)
+    for index, product in enumerate(wanted):
         if say is not None:
-            say(index / len(touched), f"fitting {product.node}")
-        pair = _Pair(original, copy, product, gone, residual=residual, threads=threads)
+            say(index / len(wanted), f"fitting {product.node}")
+        pair = _Pair(original, best, product, gone, threads=threads)
         sums = _Sums()
         for number, feed in enumerate(islice(feeds, most), 1):
             sums.add(*pair.vectors(feed, patches, number))
-        weights = Weights(copy)
-        rows, bias = weights.rows(product), weights.bias(product)
-        weights.put(product, *sums.solved(rows, bias, ridge))
-    return copy
+        for model in _steps(best, product, sums, ridge):
+            found = trials.divergence(model)
+            if found < distance:
+                best, distance = model, found
+    return best
+
+
+def _wanted(products: Mapping[str, Product], removal: Removal) -> list[Product]:
+    """The products that lost columns, and the last ones before the outputs."""
+    every = list(products.values())
+    touched = [index for index, product in enumerate(every) if len(product.gone(removal))]
+    last = touched[-1] if touched else len(every)
+    return [p for index, p in enumerate(every) if index in set(touched) or index > last][:_MOST]
+
+
+def _steps(model: ir.Model, product: Product, sums: _Sums, ridge: float) -> Iterator[ir.Model]:
+    """Copies of the model with the product's weight moved to the fit, and half the way."""
+    weights = Weights(model)
+    rows, bias = weights.rows(product), weights.bias(product)
+    fitted, offset = sums.solved(rows, bias, ridge)
+    for share in _SHARES:
+        copy = model.clone()
+        moved = None if bias is None or offset is None else bias + share * (offset - bias)
+        Weights(copy).put(product, rows + share * (fitted - rows), moved)
+        yield copy
 
 
 class _Pair:
@@ -153,13 +180,10 @@ class _Pair:
         product: Product,
         gone: Gone,
         *,
-        residual: bool,
         threads: int,
     ) -> None:
         self._product = product
-        self._target, self._added = product.output, ""
-        if residual:
-            self._target, self._added = targets(product, original)
+        self._target, self._added = targets(product, original)
         self._gone = [(axis, at) for (name, axis), at in gone.items() if name == self._target]
         self._before = Tap(original, [self._target], threads=threads)
         wanted = [product.source, *([self._added] if self._added else [])]

@@ -181,10 +181,10 @@ def carry_out(
         squares = settings.recover != "bias"
         ready = absorb(subject.model, subject.products, moments, removal, least_squares=squares)
         stages.append((settings.recover, remove(ready, subject.groups, removal)))
-        if squares:
+        if squares and trials is not None:
             refined = refine(
                 subject.model, stages[-1][1], subject.products, subject.groups, removal,
-                calibration, threads=settings.threads, say=say,
+                calibration, trials, threads=settings.threads, say=say,
             )  # fmt: skip
             stages = [*stages[:-1], ("least squares", stages[-1][1]), ("in sequence", refined)]
     if trials is None:
