@@ -112,7 +112,7 @@ class Tokens:
             return layouts[0]
         if any(layout.cells is None for layout in layouts):
             for layout in layouts:
-                self.freeze(layout, "it is merged with an axis whose size changes from run to run")
+                self.freeze(layout, "they are merged with an axis of open size; --dim fixes one")
             return Layout(None)
         merged = np.zeros((1, 1), np.int64)
         for layout in layouts:

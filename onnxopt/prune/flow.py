@@ -55,7 +55,9 @@ def _visit(found: Walk, node: ir.Node) -> None:
     record = registry.channel_flows().get((domain, node.op_type))
     view = NodeFlow(found, node)
     passed_on = found.sources.follow(node)
-    why = f"{named(node)} needs all of them: nothing is known of how channels pass it"
+    why = (
+        f"{named(node)} needs all of them: how channels pass it, a ChannelFlow in a rule pack says"
+    )
     try:
         if record is not None:
             why = f"{named(node)} needs all of them"
@@ -150,7 +152,9 @@ class NodeFlow:
             found = " and ".join(map(str, sorted(sizes)))
             reason = f"{self._name} brings together axes of different sizes: {found}"
         elif any(layout.size is None for layout in wide):
-            reason = f"{self._name} brings them together with an axis of unknown size"
+            reason = (
+                f"{self._name} brings them together with an axis of unknown size; --dim fixes one"
+            )
         for layout in wide:
             self._found.tokens.equal(first, layout, reason)
         return first
@@ -162,7 +166,7 @@ class NodeFlow:
         return self._found.tokens.merge(list(layouts))
 
     def split(self, layout: Layout, sizes: Sequence[int], why: str = "") -> list[Layout]:
-        reason = f"{self._name} {why or 'splits them in a way that does not fit their order'}"
+        reason = f"{self._name} {why or 'splits them across the groups that they are in elsewhere'}"
         return self._found.tokens.split(layout, sizes, reason)
 
     def grouped(self, x: Layout, made: Layout, count: int) -> Layout:
@@ -171,7 +175,7 @@ class NodeFlow:
         size = x.size // count
         if self._found.loose and size > 1:
             parts = [x.take(slice(at, at + size)) for at in range(0, x.size, size)]
-            why = f"{self._name} takes equally many from each of its groups"
+            why = f"{self._name} has groups that do not line up with those before and after it"
             self._found.balances.append(Balance(made, count, why))
             return self.equal(*parts, why=why)
         before = self._found.tokens.misfits
@@ -185,7 +189,9 @@ class NodeFlow:
         x, made = self.node.node.inputs[0], self.node.node.outputs[0]
         if x is None:
             raise Unmatched("its input is missing")
-        why = f"{self._name} splits or merges them in a way that does not fit their order"
+        why = (
+            f"{self._name} splits or merges them across the order that they are in, or an open size"
+        )
         old = list(zip(dims_of(x), layouts, strict=True))
         return regroup(self._found.tokens, old, dims_of(made), why)
 
@@ -219,7 +225,10 @@ class NodeFlow:
                 source = self._found.layout(element.value, element.axis)
                 follows = self._found.tokens.same(source, layout)
             if not follows:
-                self.keep(layout, "computes the size of their axis when it runs")
+                self.keep(
+                    layout,
+                    "computes the size of their axis when it runs; fixed input sizes fold it",
+                )
 
     def ints(self, index: int) -> list[int | None] | None:
         inputs = self.node.node.inputs

@@ -122,7 +122,7 @@ class _Collection:
         writers = [self._writer(use, by_place, outputs) for use in draft.writers]
         readers = [self._reader(use, by_place, outputs) for use in draft.readers]
         return Group(
-            name="",
+            name=self._base(draft),
             size=size,
             kind=self._kind(draft),
             frozen=draft.reason or ("they can only go all at once" if size == 1 else ""),
@@ -162,6 +162,15 @@ class _Collection:
         products = {"Gemm", "MatMul"}
         uses = draft.writers or draft.readers
         return "hidden" if uses and uses[0].node.op_type in products else "channels"
+
+    def _base(self, draft: _Draft) -> str:
+        """The node that writes the channels, else that which reads them."""
+        uses = draft.writers or draft.readers
+        if uses:
+            return _name(uses[0].node)
+        value = next((value for value, _ in draft.places if is_weight(value)), None)
+        readers = [] if value is None else list(value.consumers())
+        return f"{_name(readers[0])}.input" if readers else str(value and value.name)
 
     def _first(self, draft: _Draft) -> int:
         """Where the first node that has to do with a group stands."""
@@ -227,8 +236,7 @@ def _named(groups: Iterable[Group]) -> Iterator[Group]:
 
     taken: Counter[str] = Counter()
     for group in groups:
-        uses = group.writers or group.readers
-        base = uses[0].node if uses else group.slots[0].value
+        base = group.name
         name = base if base not in taken else f"{base}.{group.kind.replace(' ', '_')}"
         number = 2
         while name in taken:

@@ -87,7 +87,7 @@ def sizes_of(value: ir.Value) -> list[int | None]:
     tensor = ops.constant(value)
     shape = value.shape if tensor is None else tensor.shape
     if shape is None or isinstance(value.type, (ir.SequenceType, ir.OptionalType)):
-        raise Unmatched("the rank is not known")
+        raise Unmatched("a rank is not known; --input-shape makes it known")
     return [dim if isinstance(dim, int) else None for dim in shape]
 
 

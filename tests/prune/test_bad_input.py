@@ -45,7 +45,9 @@ def test_a_dynamic_channel_dim_freezes_what_meets_it() -> None:
     groups = find_groups(model)
     assert not prunable(groups)
     frozen = {group.size: group.frozen for group in groups}
-    assert frozen[4] == "Add 'add1' brings them together with an axis of unknown size"
+    assert (
+        frozen[4] == "Add 'add1' brings them together with an axis of unknown size; --dim fixes one"
+    )
 
 
 def test_members_of_different_sizes_freeze_each_other() -> None:
@@ -82,9 +84,7 @@ def test_an_operator_that_nothing_is_known_of() -> None:
         w1=(4, 3, 1, 1), w2=(2, 4, 1, 1),
     )  # fmt: skip
     reasons = {group.frozen for group in find_groups(model)}
-    assert (
-        "Strange 'strange1' needs all of them: nothing is known of how channels pass it" in reasons
-    )
+    assert any(reason.startswith("Strange 'strange1' needs all of them") for reason in reasons)
 
 
 def test_a_model_output_in_the_middle_stays() -> None:
