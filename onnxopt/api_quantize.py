@@ -100,8 +100,7 @@ def quantize(
             (activations of 16 bits) or "generic".
         metric: How loss is measured, see check.metric.metric.
         labels: Class indices of all samples, for the metric "top1".
-        max_drop: How much may be lost, see check.metric.Score; 0.005 by default, and 0.01 for
-            agreement.
+        max_drop: How much may be lost, see check.metric.Score; 0.005 by default.
         method: How ranges are chosen, see quantize.calibrate.collect.
         percentile: What that method keeps.
         weights: How weights are treated in "static", see quantize.weights.prepare_weights.

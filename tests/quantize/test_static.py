@@ -22,6 +22,8 @@ from onnxopt.quantize.records import QuantPlan
 MODELS = Path(__file__).resolve().parents[2] / "models"
 RESNET = MODELS / "cifar_resnet20.onnx"
 RANDOM = np.random.default_rng(0)
+LOOSE = 0.05
+"""A network of random weights has random classes, and samples near every border."""
 
 
 def weight(name: str, *shape: int, scale: float = 0.3) -> str:
@@ -60,7 +62,7 @@ def data() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(net: onnx.ModelProto, data: dict[str, Any]) -> QuantizeResult:
-    return quantize(net, data=data, bench=False, threads=1)
+    return quantize(net, data=data, max_drop=LOOSE, bench=False, threads=1)
 
 
 def test_what_has_kernels_runs_in_integers_and_keeps_the_numbers(made: QuantizeResult) -> None:
@@ -87,7 +89,7 @@ def test_float_weights_are_gone_from_the_result(made: QuantizeResult) -> None:
 def test_the_same_call_gives_the_same_bytes(
     made: QuantizeResult, net: onnx.ModelProto, data: dict[str, Any]
 ) -> None:
-    again = onnxopt.quantize(net, data=data, bench=False, threads=1)
+    again = onnxopt.quantize(net, data=data, max_drop=LOOSE, bench=False, threads=1)
     first, second = (ir.to_proto(each.model) for each in (made, again))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(
         deterministic=True
@@ -132,7 +134,7 @@ def test_the_node_that_ruins_the_output_goes_back_to_float(data: dict[str, Any])
 def test_what_each_node_costs_is_measured_where_it_is_asked_for(
     net: onnx.ModelProto, made: QuantizeResult, data: dict[str, Any]
 ) -> None:
-    asked = quantize(net, data=data, bench=False, threads=1, sensitivity=True)
+    asked = quantize(net, data=data, max_drop=LOOSE, bench=False, threads=1, sensitivity=True)
     assert made.report.islands == ()
     nodes = [name for island in asked.report.islands for name in island.nodes]
     assert {"c1", "c2", "out"} <= set(nodes)
@@ -152,7 +154,7 @@ def test_an_edited_plan_is_carried_out_as_it_is(
     )
     path = tmp_path / "plan.json"
     path.write_text(text)
-    result = quantize(net, data=data, plan=path, bench=False, threads=1)
+    result = quantize(net, data=data, plan=path, max_drop=LOOSE, bench=False, threads=1)
     kernels = {layer.node: layer.kernel for layer in result.report.layers}
     assert (kernels["out"], kernels["c1"]) == ("float", "QLinearConv")
 
@@ -348,6 +350,6 @@ def test_nodes_without_names_are_told_apart(data: dict[str, Any]) -> None:
     model = parse(NET)
     for node in model.graph.node:
         node.name = ""
-    result = quantize(model, data=data, bench=False, threads=1)
+    result = quantize(model, data=data, max_drop=LOOSE, bench=False, threads=1)
     assert result.report.verdict == "int8"
     assert [each.kernel for each in result.report.layers].count("QLinearConv") >= 2

