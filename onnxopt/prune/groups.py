@@ -165,9 +165,10 @@ class _Collection:
 
     def _base(self, draft: _Draft) -> str:
         """The node that writes the channels, else that which reads them."""
-        uses = draft.writers or draft.readers
-        if uses:
-            return _name(uses[0].node)
+        if draft.writers:
+            return _name(draft.writers[0].node)
+        if draft.readers:
+            return f"{_name(draft.readers[0].node)}.input"
         value = next((value for value, _ in draft.places if is_weight(value)), None)
         readers = [] if value is None else list(value.consumers())
         return f"{_name(readers[0])}.input" if readers else str(value and value.name)
