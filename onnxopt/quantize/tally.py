@@ -54,10 +54,12 @@ class Histogram:
         first = max(0, min(2 * BINS - 1, self._bin(low)))
         last = max(0, min(2 * BINS - 1, self._bin(high)))
         counts = self.counts.copy()
-        counts[first] += counts[:first].sum()
-        counts[last] += counts[last + 1 :].sum()
-        counts[:first] = 0
-        counts[last + 1 :] = 0
+        if first:
+            counts[first] += counts[:first].sum()
+            counts[:first] = 0
+        if last < 2 * BINS - 1:
+            counts[last] += counts[last + 1 :].sum()
+            counts[last + 1 :] = 0
         return Histogram(self.exponent, counts)
 
     def _bin(self, number: float) -> int:
@@ -175,7 +177,7 @@ class Reading:
 
     def clipped(self, low: float, high: float) -> Reading | None:
         """The same after clipping; None where it would want other bins."""
-        if self.lows.size == 0:
+        if self.lows.size == 0 or (low == -math.inf and high == math.inf):
             return self
         lows, highs = np.clip(self.lows, low, high), np.clip(self.highs, low, high)
         counted = self.histogram
