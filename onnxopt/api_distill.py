@@ -181,7 +181,7 @@ def _scores(
     """How near the student was to its teacher on the held samples, and how near it is now."""
     outputs = [pair for pair in taught.pairs if not pair.inner]
     names = [pair.teacher for pair in outputs]
-    feeds = list(taught.samples.held)
+    feeds = [each for feed in taught.samples.held for each in taught.samples.stacked([feed])]
     own = {ours: theirs for theirs, ours in taught.inputs.items()}
 
     def answers(model: ir.Model, wanted: Sequence[str], rename: bool) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ DATA = (
 @click.option("--data", metavar="PATH|MODULE:FUNCTION", help=DATA)
 @options.preprocess
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Samples a step."
+    "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Samples a step."
 )
 @click.option(
     "--loss",

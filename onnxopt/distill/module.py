@@ -29,6 +29,7 @@ class _Step:
     node: ir.Node
     call: Call
     kernel: Kernel | None
+    home: Any
     bodies: tuple[_Program, ...] = ()
     done: list[ir.Value] = field(default_factory=list)
 
@@ -44,7 +45,13 @@ class _Step:
         results = results if isinstance(results, tuple) else (results,)
         # Outputs that a kernel leaves out are not read: the plan would not have let it through.
         for value, result in zip(self.node.outputs, results, strict=False):
-            values[value] = result
+            values[value] = self._at_home(result)
+
+    def _at_home(self, result: Any) -> Any:
+        """Floats lie where the weights are; whole numbers stay, as Python reads most of them."""
+        if self.home.type == "cpu" or not isinstance(result, torch.Tensor):
+            return result
+        return result.to(self.home) if result.is_floating_point() else result
 
     def _compute(self, values: Environment) -> Any:
         assert self.kernel is not None
@@ -52,7 +59,7 @@ class _Step:
         try:
             return self.kernel(self.call, *inputs)
         except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise self.call.refuse(f"torch says: {reason}") from error
@@ -110,7 +117,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
                 weight.start.to(self.device, copy=True)
             )
         opset = model.graph.opset_imports
-        self._program = _Program([_step(node, opset) for node in nodes], self._results)
+        self._program = _Program([_step(node, opset, self.device) for node in nodes], self._results)
         self._fixed = self._constants()
         self._fold()
         _mark_done(self._program, self._fixed)
@@ -169,7 +176,11 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
         with torch.no_grad():
             for step in self._program.steps:
                 known = all(value is None or value in self._fixed for value in step.node.inputs)
-                if known and step.node.outputs[0] not in trained and _folds(step.node):
+                if (
+                    known
+                    and step.node.outputs[0] not in trained
+                    and step.node.op_type not in _UNFOLDED
+                ):
                     step.run(self._fixed)
                 elif step.node.outputs[0] not in trained:
                     left.append(step)
@@ -257,10 +268,14 @@ def _all_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
             yield from _all_nodes(body)
 
 
-def _step(node: ir.Node, opsets: Mapping[str, int]) -> _Step:
+def _step(node: ir.Node, opsets: Mapping[str, int], home: Any) -> _Step:
     kernel = find(node.domain, node.op_type)
     used = max(
-        (place for place, value in enumerate(node.outputs, 1) if value.uses() or _leaves(value)),
+        (
+            place
+            for place, value in enumerate(node.outputs, 1)
+            if value.uses() or value.is_graph_output()
+        ),
         default=1,
     )
     attributes = {
@@ -280,23 +295,17 @@ def _step(node: ir.Node, opsets: Mapping[str, int]) -> _Step:
     if ops.is_standard(node, "If"):
         branches = (node.attributes[name].as_graph() for name in ("then_branch", "else_branch"))
         bodies = tuple(
-            _Program([_step(inner, opsets) for inner in _needed(body, body.outputs)], body.outputs)
+            _Program(
+                [_step(inner, opsets, home) for inner in _needed(body, body.outputs)], body.outputs
+            )
             for body in branches
         )
-    return _Step(node, call, kernel, bodies)
+    return _Step(node, call, kernel, home, bodies)
 
 
 def _kind(value: ir.Value) -> ir.DataType | None:
     tensor = tensor_of(value)
     return value.dtype if tensor is None else tensor.dtype
-
-
-def _leaves(value: ir.Value) -> bool:
-    return value.is_graph_output()
-
-
-def _folds(node: ir.Node) -> bool:
-    return node.op_type not in _UNFOLDED
 
 
 def _read(program: _Program) -> Iterator[ir.Value]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +16,8 @@ from onnxopt.check.inputs import Feed, inputs_of
 from onnxopt.errors import BadInput
 
 FEWEST_APART = 10
+IN_MEMORY = 1 << 30
+"""Bytes of samples that are held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,13 @@ class Samples:
     def stacked(self, feeds: Sequence[Feed]) -> list[Feed]:
         """The runs as few feeds as the model allows: one where all have the same shapes."""
         if not self.stacks or len({_shapes(feed) for feed in feeds}) > 1:
-            return list(feeds)
-        return [{name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}]
+            return [_read(feed) for feed in feeds]
+        stacked = [_read(feed) for feed in feeds]
+        return [{name: np.concatenate([feed[name] for feed in stacked]) for name in stacked[0]}]
 
 
 def read(data: Any, model: ir.Model, *, preprocess: str | None, held: float) -> Samples:
-    """Read all samples into memory, and keep each `1 / held`-th apart.
+    """Read all samples, past a gigabyte into a temporary file, and keep each `1 / held`-th apart.
 
     With fewer than ten samples all of them serve for both.
 
@@ -65,7 +70,8 @@ def read(data: Any, model: ir.Model, *, preprocess: str | None, held: float) -> 
             "distillation needs samples of real inputs, and there is no data",
             hint="give some with --data; labels are not needed",
         )
-    feeds = tuple(read_data(data, model, 1, preprocess=preprocess))
+    store = _Store()
+    feeds = tuple(store.kept(feed) for feed in read_data(data, model, 1, preprocess=preprocess))
     if not feeds:
         raise BadInput("the data holds no samples", hint="give at least ten, better hundreds")
     stacks = _stacks(model, feeds)
@@ -80,6 +86,50 @@ def read(data: Any, model: ir.Model, *, preprocess: str | None, held: float) -> 
     return Samples(rest, apart, stacks, note)
 
 
+class _Store:
+    """Holds arrays: the first ones in memory, the others in a file that is gone with them."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._file: IO[bytes] | None = None
+
+    def kept(self, feed: Feed) -> Feed:
+        """The feed with its arrays where they stay."""
+        self._taken += sum(np.asarray(value).nbytes for value in feed.values())
+        if self._taken <= IN_MEMORY:
+            return feed
+        return {name: self._on_disk(value) for name, value in feed.items()}
+
+    def _on_disk(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.dtype.kind == "O" or not value.size:
+            return value
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="onnxopt-")  # noqa: SIM115 - kept open
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(np.ascontiguousarray(value).tobytes())
+        self._file.flush()
+        return _Lazy(self._file, offset, value.dtype, value.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lazy:
+    """An array in a file, read anew each time it is asked for."""
+
+    file: IO[bytes]
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        self.file.seek(self.offset)
+        count = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        array = np.frombuffer(self.file.read(count), self.dtype).reshape(self.shape)
+        return array if dtype is None else array.astype(dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
 def _stacks(model: ir.Model, feeds: Sequence[Feed]) -> bool:
     """Whether every fed input has a first dim that is not fixed and stands for one sample."""
     fed = [spec for spec in inputs_of(model) if spec.name in feeds[0]]
@@ -92,5 +142,10 @@ def _stacks(model: ir.Model, feeds: Sequence[Feed]) -> bool:
     )
 
 
+def _read(feed: Feed) -> Feed:
+    return {n: np.asarray(v) if isinstance(v, _Lazy) else v for n, v in feed.items()}
+
+
 def _shapes(feed: Feed) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, np.shape(value)) for name, value in sorted(feed.items()))
+    shaped = sorted(feed.items())
+    return tuple((n, v.shape if isinstance(v, _Lazy) else np.shape(v)) for n, v in shaped)

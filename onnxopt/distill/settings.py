@@ -17,7 +17,7 @@ EPOCHS = 30
 TEMPERATURE = 2.0
 MATCH_WEIGHT = 1.0
 LEARNING_RATE = 4e-4
-BATCH = 32
+BATCH = 16
 HELD = 0.1
 
 Augment: TypeAlias = "str | Callable[..., Mapping[str, Any]]"

@@ -18,7 +18,7 @@ from onnxopt.distill.samples import Samples, read
 from onnxopt.distill.settings import Settings
 from onnxopt.distill.teacher import Teacher
 from onnxopt.distill.train import Course, Progress, Trainer, trained
-from onnxopt.errors import BadInput
+from onnxopt.errors import BadInput, BadOutput
 
 _FREE = frozenset({"checkpoint", "device", "match", "patience", "resume", "threads"})
 """Settings that a resumed training may change."""
@@ -69,24 +69,14 @@ def teach(
         Untaught: The student uses operators that have no kernel.
         RuntimeFailed: A model does not run.
     """
+    _refuse_checkpoint(settings)
     device = device_of(settings.device)
-    path = settings.checkpoint
-    if path is not None and path.exists() and not settings.resume:
-        raise BadInput(
-            f"there is a checkpoint at {path} already",
-            hint="go on from it with --resume, or remove it to start anew",
-        )
     progress(0.0, "reading the samples")
     samples = read(data, student, preprocess=preprocess, held=settings.held)
     found = match(teacher, student, settings, samples.training[0])
-    module = GraphModule(
-        student,
-        list(dict.fromkeys(pair.student for pair in found.pairs)),
-        train=True,
-        frozen=settings.frozen,
-        device=device,
-    )
-    _refuse_idle(module, settings)
+    wanted = list(dict.fromkeys(pair.student for pair in found.pairs))
+    module = GraphModule(student, wanted, train=True, frozen=settings.frozen, device=device)
+    _refuse_idle(student, module, settings)
     names = [pair.teacher for pair in found.pairs]
     guide = Teacher(teacher, names, found.inputs, device=device, threads=settings.threads)
     facts = _facts(module, found, samples, settings)
@@ -95,7 +85,6 @@ def teach(
             module, guide, found.pairs, samples, settings, facts=facts, progress=progress
         )
         course = trainer.run()
-    notes = (*found.notes, *([samples.note] if samples.note else []))
     return Taught(
         student if course.best.step == 0 else trained(student, module),
         course,
@@ -105,8 +94,21 @@ def teach(
         len(module.weights),
         sum(weight.start.numel() for weight in module.weights),
         sum(weight.coding is not None for weight in module.weights),
-        notes,
+        (*found.notes, samples.note),
     )
+
+
+def _refuse_checkpoint(settings: Settings) -> None:
+    path = settings.checkpoint
+    if path is None:
+        return
+    if path.exists() and not settings.resume:
+        raise BadInput(
+            f"there is a checkpoint at {path} already",
+            hint="go on from it with --resume, or remove it to start anew",
+        )
+    if not path.parent.is_dir():
+        raise BadOutput(f"the folder {path.parent} does not exist", hint="create it first")
 
 
 class _threads:  # noqa: N801 - reads as a statement
@@ -124,9 +126,16 @@ class _threads:  # noqa: N801 - reads as a statement
         torch.set_num_threads(self._before)
 
 
-def _refuse_idle(module: GraphModule, settings: Settings) -> None:
-    known = {weight.name for weight in module.weights}
-    if not known:
+def _refuse_idle(student: ir.Model, module: GraphModule, settings: Settings) -> None:
+    constants = {value.name for value in student.graph.initializers.values()}
+    constants |= {n.outputs[0].name for n in student.graph if n.op_type == "Constant"}
+    unknown = [name for name in settings.frozen if name not in constants]
+    if unknown:
+        raise BadInput(
+            f"the student has no constant {unknown[0]!r} to leave as it is",
+            hint="constants go by the names of initializers",
+        )
+    if not module.weights:
         raise BadInput(
             "the student has no weights to train",
             hint="weights are constants that products, normalizations and embeddings use"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxopt.distill.gradients import gradients
+from onnxopt.distill.gradients import gradients, slopes
 from onnxopt.errors import BadInput
 from tests.distill.models import classifier, rows
 
@@ -70,3 +70,21 @@ def test_no_feeds_are_refused() -> None:
     model = classifier(6, seed=1)
     with pytest.raises(BadInput, match="no samples"):
         list(gradients(model, model, []))
+
+
+def test_mean_gradients_foretell_what_a_small_step_brings() -> None:
+    model, x = classifier(6, seed=1), rows(64)["x"]
+    weights = {v.name: v.const_value.numpy() for v in model.graph.initializers.values()}
+    found = slopes(model, [{"x": x}])(model, ["w2", "not there"])
+    assert set(found) == {"w2"}
+    hidden = np.maximum(x @ weights["w1"] + weights["b1"], 0)
+    best = (hidden @ weights["w2"]).argmax(1)
+
+    def loss(w: np.ndarray) -> float:
+        scores = hidden @ w
+        log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+        return float(-log_p[np.arange(len(x)), best].mean())
+
+    step = np.random.default_rng(0).normal(size=weights["w2"].shape) * 1e-3
+    moved = loss(weights["w2"] + step) - loss(weights["w2"] - step)
+    assert 2 * (found["w2"] * step).sum() == pytest.approx(moved, rel=1e-2)

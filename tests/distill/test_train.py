@@ -177,6 +177,19 @@ def test_a_few_samples_serve_for_both(pair: tuple[Any, Any]) -> None:
     assert any("too few" in note for note in report.notes)
 
 
+def test_samples_beyond_what_memory_is_to_hold_give_the_same(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = io.to_bytes(_teach(*pair).model)
+    monkeypatch.setattr("onnxopt.distill.samples.IN_MEMORY", 600)
+    assert io.to_bytes(_teach(*pair).model) == in_memory
+
+
+def test_a_constant_that_is_not_there_can_not_be_left_as_it_is(pair: tuple[Any, Any]) -> None:
+    with pytest.raises(BadInput, match="no constant 'nothing'"):
+        _teach(*pair, freeze=["nothing"])
+
+
 def test_a_student_of_a_fixed_batch_is_trained_run_by_run() -> None:
     teacher, student = (
         model(
