@@ -85,6 +85,7 @@ def prune(
     bench: bool = True,
     batch: int = 1,
     preprocess: str | None = None,
+    optimize: Mapping[str, Any] | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -125,6 +126,7 @@ def prune(
         bench: Time the optimized and the pruned model.
         batch: Samples a run of `data`.
         preprocess: How pictures in `data` become inputs, see check.images.Preprocess.
+        optimize: How the model is optimized first: further keywords of `onnxopt.optimize`.
         seed: Seed of what is made up.
         input_shapes: New shapes of inputs, by name.
         dims: Sizes of symbolic dims, by name.
@@ -150,10 +152,12 @@ def prune(
     original = io.load(model)
     if output is not None:
         io.check_target(original, output, overwrite=overwrite)
+    first = dict(optimize or {})
+    if settings.score == "batchnorm":
+        first["disable"] = (*first.get("disable", ()), *_NORM_FOLDS)
     fresh = api.optimize(
         model, bench=False, seed=seed, input_shapes=input_shapes, dims=dims, threads=threads,
-        disable=_NORM_FOLDS if settings.score == "batchnorm" else (),
-        progress=lambda doing: run.say(0.0, doing),
+        progress=lambda doing: run.say(0.0, doing), **first,
     )  # fmt: skip
     split = None if data is None else samples.split(
         data, fresh.model, batch=batch, preprocess=preprocess, labels=labels, seed=seed

@@ -47,11 +47,14 @@ def split(
 ) -> Samples:
     """Read `data` (see check.data.read_data) and keep each fifth run apart.
 
-    With fewer than five runs all of them serve for both. "random" makes samples up.
+    With fewer than five runs all of them serve for both. "random" makes samples up. What is split
+    already is given back as it is.
 
     Raises:
         BadInput: There is no data, or none that fits, or the labels are not one a sample.
     """
+    if isinstance(data, Samples):
+        return data
     feeds = _feeds(data, model, batch, preprocess, seed)
     if isinstance(feeds, Iterator):
         feeds = list(feeds)
