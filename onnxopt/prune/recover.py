@@ -31,7 +31,8 @@ Say = Callable[[float, str], None]
 RIDGE = 0.02
 """How strongly a fit holds on to the weight before it, against the mean variance of its inputs."""
 
-_SHARES = (1.0, 0.5)
+_STEPS = ((1.0, 1.0), (50.0, 1.0), (50.0, 0.5))
+"""How the ridge is multiplied and how much of the way is gone: what is tried of each fit."""
 _MOST = 64
 
 
@@ -114,7 +115,7 @@ def refine(
     threads: int = 0,
     say: Say | None = None,
 ) -> ir.Model:
-    """A copy of `pruned` whose products that lost columns are fitted one after the other.
+    """A copy of `pruned` whose products are fitted one after the other.
 
     A fit is kept where it brings the outputs nearer to the original's on the samples of `trials`,
     all of it or half the way; few samples can be fitted without that.
@@ -151,19 +152,24 @@ def refine(
 
 
 def _wanted(products: Mapping[str, Product], removal: Removal) -> list[Product]:
-    """The products that lost columns, and the last ones before the outputs."""
+    """The products from the first one that lost columns on; of very many those that lost some.
+
+    The whole ones can make up for what others lost: the last ones before the outputs do most.
+    """
     every = list(products.values())
-    touched = [index for index, product in enumerate(every) if len(product.gone(removal))]
-    last = touched[-1] if touched else len(every)
-    return [p for index, p in enumerate(every) if index in set(touched) or index > last][:_MOST]
+    touched = [len(product.gone(removal)) > 0 for product in every]
+    rest = every[touched.index(True) :] if any(touched) else []
+    if len(rest) > _MOST:
+        rest = [product for product, lost in zip(every, touched, strict=True) if lost]
+    return rest
 
 
 def _steps(model: ir.Model, product: Product, sums: _Sums, ridge: float) -> Iterator[ir.Model]:
-    """Copies of the model with the product's weight moved to the fit, and half the way."""
+    """Copies of the model with the product's weight moved to a fit, bold ones first."""
     weights = Weights(model)
     rows, bias = weights.rows(product), weights.bias(product)
-    fitted, offset = sums.solved(rows, bias, ridge)
-    for share in _SHARES:
+    for level, share in _STEPS:
+        fitted, offset = sums.solved(rows, bias, level * ridge)
         copy = model.clone()
         moved = None if bias is None or offset is None else bias + share * (offset - bias)
         Weights(copy).put(product, rows + share * (fitted - rows), moved)
