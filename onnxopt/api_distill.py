@@ -91,7 +91,8 @@ def distill(
         data: Samples of real inputs (see check.data.read_data).
         loss: Between outputs: "kl" for scores of classes, "mse" (over the teacher's variance),
             "cosine", or "auto".
-        temperature: How soft the classes are made for "kl".
+        temperature: How soft the classes are made for "kl". More than 1 shows which classes are
+            alike, for a student that starts from nothing; a recovering one knows.
         match: Inner values that are to be alike too: pairs of names, the teacher's first, or
             "auto" for some of one name and shape.
         match_weight: What the inner values count beside the outputs.

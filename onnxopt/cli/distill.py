@@ -38,9 +38,10 @@ DATA = (
 @click.option(
     "--temperature",
     type=float,
-    default=2.0,
+    default=1.0,
     show_default=True,
-    help="How soft the classes are made for kl.",
+    help="How soft the classes are made for kl; more than 1 shows a student that starts from"
+    " nothing which classes are alike.",
 )
 @click.option(
     "--match",

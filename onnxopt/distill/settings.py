@@ -14,7 +14,7 @@ LOSSES = ("auto", "kl", "mse", "cosine")
 AUTO = "auto"
 EPOCHS = 30
 """Passes over the data where the user names no length."""
-TEMPERATURE = 2.0
+TEMPERATURE = 1.0
 MATCH_WEIGHT = 1.0
 LEARNING_RATE = 4e-4
 BATCH = 16
