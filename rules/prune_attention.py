@@ -53,7 +53,6 @@ def _flat(flow: Flow, names: tuple[str, str]) -> Layout | None:
         return None
     counts = [flow.node.attr(names[0]), flow.node.attr(names[1]), flow.node.attr(names[1])]
     parts = [heads(flow, flow.of(index, 2), count) for index, count in enumerate(counts)]
-    flow.equal(*(flow.of(index, 0) for index in (0, 1, 2)))
     for outer, width in [parts[0]] if flow.node.attr("do_rotary", 0) else []:
         flow.keep(width, f"turns them in pairs, in each of {outer.size} heads")
     for index, part in ((3, parts[1]), (4, parts[2])) if names[0] != names[1] else ():
@@ -79,13 +78,13 @@ def _multi_head(flow: Flow) -> None:
         start = end
     if flow.rank(3):
         flow.reads(3, 0)
-    flow.give([flow.of(0, 0), flow.of(0, 1), out])
+    flow.give([None, None, out])
 
 
 def _grouped(flow: Flow) -> None:
     out = _flat(flow, ("num_heads", "kv_num_heads"))
     if out is not None:
-        flow.give([flow.of(0, 0), flow.of(0, 1), out])
+        flow.give([None, None, out])
 
 
 def _shrink(resize: Resize) -> None:

@@ -27,7 +27,7 @@ def _attention(flow: Flow) -> None:
     if flow.rank(5) > 2:
         flow.equal(outer, flow.of(5, -3))
     flow.equal(flow.of(0, 2), flow.of(1, 0))
-    flow.give([flow.of(0, 0), flow.of(0, 1), flow.merge([outer, width])])
+    flow.give([None, None, flow.merge([outer, width])])
     flow.writes(2, (1, 1), (2, 0))
     flow.reads(0, 2, (1, 0))
     # Queries meet keys inside: there the columns have to be held at zero.

@@ -18,15 +18,9 @@ def _attention(flow: Flow) -> None:
     outer, width = attend(flow, *parts)
     if flow.rank(3) > 2:
         flow.equal(outer, flow.of(3, -3))
-    if flow.rank(3):
-        flow.of(3, -1), flow.of(3, -2), flow.of(3, 0)
-    flow.equal(*(flow.of(index, 0) for index in (0, 1, 2)))
     for index, part in enumerate(parts[1:]):
-        flow.give([flow.of(0, 0), part[0], None, part[1]], 1 + index)
-    if apart:
-        flow.give([flow.of(0, 0), outer, flow.of(0, 2), width])
-    else:
-        flow.give([flow.of(0, 0), flow.of(0, 1), flow.merge([outer, width])])
+        flow.give([None, part[0], None, part[1]], 1 + index)
+    flow.give([None, outer, None, width] if apart else [None, None, flow.merge([outer, width])])
     flow.reads(0, -1)
 
 

@@ -3,8 +3,17 @@
 from onnxopt.rewrite import ChannelFlow, Flow, ops
 
 
+def _dropout(flow: Flow) -> None:
+    """As in training it draws numbers for every element, and others for fewer."""
+    trains = flow.node.input(2)
+    if trains is None or (trains.is_const and not trains.array.any()):
+        _unary(flow)
+
+
 def _unary(flow: Flow) -> None:
     flow.give(flow.all_of(0))
+    # The mask of a Dropout.
+    flow.give(flow.all_of(0), 1)
 
 
 def _broadcast(flow: Flow) -> None:
@@ -27,7 +36,8 @@ def _old_broadcast(flow: Flow) -> None:
     flow.give(flow.all_of(0))
 
 
-UNARY = ChannelFlow((*sorted(ops.ELEMENTWISE_UNARY), "CastLike", "Dropout"), _unary)
+UNARY = ChannelFlow((*sorted(ops.ELEMENTWISE_UNARY), "CastLike"), _unary)
+DROPOUT = ChannelFlow(("Dropout",), _dropout)
 BROADCAST = ChannelFlow(
     tuple(sorted(ops.ELEMENTWISE_BINARY | ops.ELEMENTWISE_VARIADIC)), _old_broadcast
 )

@@ -26,10 +26,12 @@ def _resize(flow: Flow) -> None:
     layouts = []
     rank, sizes = flow.rank(0), flow.out_sizes()
     scales = _scales(flow)
+    stretch = flow.node.attr("keep_aspect_ratio_policy", "stretch") == "stretch"
     for axis in range(rank):
         same = scales.get(axis, 1.0) == 1.0 if scales is not None else False
         known = sizes[axis] is not None and sizes[axis] == flow.of(0, axis).size
-        layouts.append(flow.of(0, axis) if same or (scales is None and known) else None)
+        same = same or (scales is None and known and stretch)
+        layouts.append(flow.of(0, axis) if same else None)
         if layouts[-1] is None:
             flow.keep(flow.of(0, axis), "interpolates between them")
     flow.give(layouts)

@@ -8,7 +8,15 @@ _MEAN = "averages over them, so that one less would change all others"
 def _per_channel(flow: Flow) -> None:
     parameters = [flow.of(index, 0) for index in range(1, len(flow.node.inputs))]
     flow.equal(flow.of(0, 1), *parameters)
-    flow.give(flow.all_of(0))
+    _give_channels(flow)
+
+
+def _give_channels(flow: Flow) -> None:
+    """The statistics are of all places of an image."""
+    if flow.node.op_type == "BatchNormalization":
+        flow.give(flow.all_of(0))
+    else:
+        flow.give([flow.of(0, 0), flow.of(0, 1), *(None for _ in range(flow.rank(0) - 2))])
 
 
 def _group(flow: Flow) -> None:
@@ -20,7 +28,7 @@ def _group(flow: Flow) -> None:
     flow.keep(inner, _MEAN)
     per = outer if flow.of(1, 0).size == groups else x
     flow.equal(per, flow.of(1, 0), flow.of(2, 0))
-    flow.give(flow.all_of(0))
+    _give_channels(flow)
 
 
 def _regroup(resize: Resize) -> None:
@@ -51,6 +59,8 @@ def _normalized(flow: Flow, first: int, parameters: range) -> None:
             if flow.rank(index) >= rank - axis:
                 flow.equal(flow.of(0, axis), flow.of(index, axis - rank))
     flow.give(flow.all_of(0))
+    for statistic in (1, 2):
+        flow.give([*flow.all_of(0)[:first], *(None for _ in range(first, rank))], statistic)
 
 
 def _local_response(flow: Flow) -> None:

@@ -12,7 +12,9 @@ def _ints(node: NodeView, name: str, index: int) -> list[int] | None:
 
 def _pads(node: NodeView, rank: int) -> dict[int, tuple[int, int]]:
     """How much is added before and after, by axis."""
-    pads = _ints(node, "pads", 1) or []
+    pads = _ints(node, "pads", 1)
+    if pads is None:
+        return {}
     axes = _ints(node, "axes", 3) or range(len(pads) // 2)
     half = len(pads) // 2
     return {axis % rank: (pads[at], pads[at + half]) for at, axis in enumerate(axes)}

@@ -22,11 +22,9 @@ def _recurrent(flow: Flow) -> None:
         if flow.rank(index):
             flow.equal(hidden, flow.of(index, 2))
     flow.equal(flow.of(0, 2), flow.of(1, 2))
-    first = flow.node.attr("layout", 0)
-    steps = [flow.of(0, first), flow.of(0, 1 - first)]
-    flow.give([steps[1], steps[0], None, hidden] if first else [steps[0], None, steps[1], hidden])
+    flow.give([None, None, None, hidden])
     for index in (1, 2):
-        flow.give([steps[1], None, hidden] if first else [None, steps[1], hidden], index)
+        flow.give([None, None, hidden], index)
     for index in range(len(flow.node.outputs)):
         flow.writes(-1, (1, 1), (3, 1) if flow.rank(3) else None, index)
     flow.reads(0, 2, (1, 2))

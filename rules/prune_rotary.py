@@ -13,9 +13,10 @@ def _fused(flow: Flow) -> None:
 
 def _rotary(flow: Flow, caches: tuple[int, int]) -> None:
     count = flow.node.attr("num_heads", 0)
-    layouts: list[Layout | None] = list(flow.all_of(0))
+    layouts: list[Layout | None] = [None, None, flow.of(0, -1)]
     if flow.rank(0) == 4:
         width = flow.of(0, 3)
+        layouts = [None, flow.of(0, 1), None, width]
     elif count and flow.of(0, 2).size is not None:
         outer, width = flow.split(flow.of(0, 2), (count, (flow.of(0, 2).size or 0) // count))
         flow.label(outer, "heads")

@@ -27,6 +27,8 @@ from onnxopt.prune.walk import (
 from onnxopt.rewrite.flows import Layout, fixed
 from onnxopt.rewrite.hit import NodeView, Unmatched
 
+_MALFORMED = (ArithmeticError, LookupError, TypeError, ValueError)
+
 
 def walk(graph: ir.Graph) -> Walk:
     """Follow the channels from the inputs of a graph to its outputs, which stay as they are."""
@@ -40,6 +42,9 @@ def _walked(graph: ir.Graph, found: Walk) -> Walk:
         _visit(found, node)
     for value in graph.outputs:
         _keep_all(found, value, f"they are the model's output {value.name!r}")
+        for size in found.sources.sizes_in(value):
+            why = f"the model's output {value.name!r} says how many they are"
+            found.tokens.freeze(found.layout(size.value, size.axis), why)
     counts = Counter(value.name for value in found.layouts)
     for value in found.layouts:
         if counts[value.name] > 1:
@@ -51,33 +56,47 @@ def _walked(graph: ir.Graph, found: Walk) -> Walk:
 def _visit(found: Walk, node: ir.Node) -> None:
     if ops.is_standard(node, "Constant") or visit_bodies(found, node, _visit):
         return
-    domain = "" if node.domain in ops.STANDARD_DOMAINS else node.domain
-    record = registry.channel_flows().get((domain, node.op_type))
     view = NodeFlow(found, node)
     passed_on = found.sources.follow(node)
-    why = (
-        f"{named(node)} needs all of them: how channels pass it, a ChannelFlow in a rule pack says"
-    )
-    try:
-        if record is not None:
-            why = f"{named(node)} needs all of them"
-            record.flow(view)
-    except Unmatched as error:
-        why = f"{named(node)} needs all of them" + (f": {error}" if str(error) else "")
-        view.asked.clear()
+    why = _follow(view)
     if not passed_on:
         _keep_measured(found, node, view)
     for value in _read(node):
         for axis, layout in found.layouts.get(value, {}).items():
             if (value, axis) not in view.asked:
-                if record is not None and is_weight(value):
+                if view.asked and is_weight(value):
                     # The window of a filter, say: nobody asks about it.
                     found.tokens.label(layout, PARTS)
                 found.tokens.freeze(layout, why)
     for value in node.outputs:
+        if not view.asked:
+            _keep_all(found, value, why)
         if value.name and value not in found.layouts and value.shape is not None:
             sizes = sizes_of(value)
             found.layouts[value] = {axis: fixed(size, why) for axis, size in enumerate(sizes)}
+
+
+def _follow(view: NodeFlow) -> str:
+    """Let the operator's flow say what it knows; why all that it did not ask for stays."""
+    node = view.node.node
+    domain = "" if node.domain in ops.STANDARD_DOMAINS else node.domain
+    record = registry.channel_flows().get((domain, node.op_type))
+    why = f"{named(node)} needs all of them"
+    if record is None:
+        return f"{why}: how channels pass it, a ChannelFlow in a rule pack says"
+    try:
+        record.flow(view)
+    except Unmatched as error:
+        why += f": {error}" if str(error) else ""
+        view.asked.clear()
+    except _MALFORMED:
+        # A node that is not as its operator asks is the checker's business.
+        why += ": it is not as its operator has to be; `onnxopt validate` says more"
+        view.asked.clear()
+    if any(value.name and not view.gave(value) for value in node.outputs):
+        # A flow that stops half way has said nothing.
+        view.asked.clear()
+    return why
 
 
 def _keep_measured(found: Walk, node: ir.Node, view: NodeFlow) -> None:
@@ -140,6 +159,10 @@ class NodeFlow:
         axes = self._found.layouts[outputs[index]] = {}
         for axis, (layout, size) in enumerate(zip(layouts, known, strict=True)):
             axes[axis] = fixed(size, why) if layout is None else self._sized(layout, size)
+
+    def gave(self, value: ir.Value) -> bool:
+        """Whether the flow has said the layouts of an output."""
+        return value in self._found.layouts
 
     def equal(self, *layouts: Layout, why: str = "") -> Layout:
         wide = [layout for layout in layouts if layout.size != 1]

@@ -42,7 +42,9 @@ class Layout:
 
 def fixed(size: int | None, reason: str) -> Layout:
     """The layout of an axis that nothing is removed from."""
-    return Layout(None if size is None else np.zeros((size, 1), np.int64), reason)
+    # At a size that an input can't have, inference gives dims below zero.
+    known = size is not None and size >= 0
+    return Layout(np.zeros((size or 0, 1), np.int64) if known else None, reason)
 
 
 def join(layouts: Sequence[Layout]) -> Layout:
