@@ -89,7 +89,10 @@ class Trainer:
         self._best: tuple[Point, Weights] | None = None
 
     def run(self) -> Course:
-        """Train to the end, to an early stop, to a loss that is not finite, or to an interrupt."""
+        """Train to the end, to an early stop, to a loss that is not finite, or to an interrupt.
+
+        Raises BadInput where the loss is not finite before any weights were better.
+        """
         self._prepare()
         stopped = DONE
         with _interrupts() as asked:
@@ -110,6 +113,11 @@ class Trainer:
                     break
         assert self._best is not None
         point, best = self._best
+        if stopped == DIVERGED and point.step == 0:
+            raise BadInput(
+                f"the loss was not finite after {self._step} steps, before anything was learned",
+                hint="take a smaller learning rate, and look for NaN in the data",
+            )
         self._set(best)
         return Course(tuple(self._curve), point, self._step, self._clock.elapsed, stopped)
 

@@ -147,6 +147,14 @@ def test_a_loss_that_becomes_nan_ends_the_training_with_the_best_weights(
     assert all(np.isfinite(weight).all() for weight in weights)
 
 
+def test_a_loss_that_is_nan_before_anything_was_learned_is_an_error(
+    pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="before anything was learned"):
+        _teach(*pair, augment=_spoiling(0), output=tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_a_student_that_gives_nan_from_the_start_is_refused(pair: tuple[Any, Any]) -> None:
     with pytest.raises(BadInput, match="not finite before"):
         _teach(pair[0], _with(pair[1], "w1", np.nan))
