@@ -1,6 +1,6 @@
 """How heads and their width pass com.microsoft.Attention, which holds the projections too."""
 
-from onnxopt_rules.prune_attention import attend, heads
+from onnxopt_rules.prune_heads import attend, heads
 
 from onnxopt.rewrite import ChannelFlow, Flow, NodeView, Resize
 

@@ -1,6 +1,6 @@
 """How heads and their width pass ONNX's own Attention, with heads apart or in one axis."""
 
-from onnxopt_rules.prune_attention import attend, heads, named, write_down
+from onnxopt_rules.prune_heads import attend, heads, named, write_down
 
 from onnxopt.rewrite import ChannelFlow, Flow, Resize
 
