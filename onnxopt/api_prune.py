@@ -18,11 +18,10 @@ from onnxopt.check.metric import Score
 from onnxopt.check.metric import metric as metric_of
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
-from onnxopt.prune import search
+from onnxopt.prune import request, search
 from onnxopt.prune.explain import Explanation
 from onnxopt.prune.explain import explain as explain_groups
-from onnxopt.prune.plan import PrunePlan, Target, nothing_left
-from onnxopt.prune.score import known_method
+from onnxopt.prune.plan import PrunePlan, nothing_left, read_plan
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize import samples
 from onnxopt.report.pruning import PruneReport
@@ -34,16 +33,6 @@ from onnxopt.runtime.sessions import Session
 Progress: TypeAlias = "Callable[[float, str], None]"
 
 _TIMED = 2
-_NORM_FOLDS = (
-    "fold_batch_norm_into_conv",
-    "fold_batch_norm_into_gemm",
-    "fold_batch_norm_into_next_conv",
-    "fold_batch_norm_into_next_gemm",
-    "fold_batch_norm_through_concat",
-    "fold_batch_norm_through_flatten",
-    "fold_skip_into_conv",
-)
-"""Rules that take the scales of normalizations away, which one of the scores looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +130,13 @@ def prune(
             the output is not usable, or the target is out of reach.
     """
     started = time.perf_counter()
-    given = _plan(plan)
-    settings = _settings(
-        given, _target(given, macs, params, latency, ratio, threshold), score, recover, normalize,
-        rounding, max_ratio, keep, seed, threads, data,
+    given = read_plan(plan)
+    settings = request.settings(
+        data, given,
+        {"macs": macs, "params": params, "latency": latency, "ratio": ratio,
+         "threshold": threshold},
+        score=score, recover=recover, normalize=normalize, rounding=rounding, max_ratio=max_ratio,
+        keep=keep, seed=seed, threads=threads,
     )  # fmt: skip
     run = _Run(
         settings, progress or (lambda share, doing: None), metric_of(metric, labels), dims or {}
@@ -154,7 +146,7 @@ def prune(
         io.check_target(original, output, overwrite=overwrite)
     first = dict(optimize or {})
     if settings.score == "batchnorm":
-        first["disable"] = (*first.get("disable", ()), *_NORM_FOLDS)
+        first["disable"] = (*first.get("disable", ()), *request.NORM_FOLDS)
     fresh = api.optimize(
         model, bench=False, seed=seed, input_shapes=input_shapes, dims=dims, threads=threads,
         progress=lambda doing: run.say(0.0, doing), **first,
@@ -167,9 +159,7 @@ def prune(
         folded = api.optimize(made.model, bench=False, seed=seed, threads=threads)
         made = replace(made, model=folded.model)
     if settings.recover == "distill" and not plan_only:
-        made = replace(
-            made, model=_distilled(fresh.model, made.model, data, preprocess, run)
-        )
+        made = replace(made, model=_distilled(fresh.model, made.model, data, preprocess, run))
     report = run.report(
         api.name_of(model), "<memory>" if output is None else os.fspath(output), fresh, made, split,
         bench=bench and not plan_only, max_drop=max_drop, started=started,
@@ -353,71 +343,3 @@ def _distilled(
         teacher, student, data=data, preprocess=preprocess, threads=settings.threads,
         seed=settings.seed, progress=run.say,
     ).model  # fmt: skip
-
-
-def _target(given: PrunePlan | None, *values: float | None) -> Target:
-    names = ("macs", "params", "latency", "ratio", "threshold")
-    if given is not None:
-        if any(value is not None for value in values):
-            raise BadInput("a plan has its own target", hint="leave out --macs and the like")
-        return given.target
-    return Target.of(**dict(zip(names, values, strict=True)))
-
-
-def _settings(
-    given: PrunePlan | None,
-    target: Target,
-    score: str | None,
-    recover: str | None,
-    normalize: str,
-    rounding: int,
-    max_ratio: float | Mapping[str, float],
-    keep: Sequence[str],
-    seed: int,
-    threads: int,
-    data: Any,
-) -> search.Settings:
-    has_data = data is not None
-    chosen = score or ("reconstruction" if has_data else "magnitude")
-    if given is None:
-        known_method(chosen, data=has_data)
-    mended = recover or ("least-squares" if has_data else "none")
-    _known("recovery", mended, search.RECOVERIES)
-    _known("normalization", normalize, search.NORMALIZATIONS)
-    if mended != "none" and not has_data:
-        raise BadInput(
-            f"--recover {mended} needs samples of real inputs, and there is no data",
-            hint="give some with --data, or take --recover none",
-        )
-    if isinstance(data, str) and data == samples.RANDOM and mended != "none":
-        raise BadInput(
-            "noise says nothing about what the channels of a model do",
-            hint="give samples of real inputs with --data, or take --score magnitude and no data",
-        )
-    if rounding < 1:
-        raise BadInput(f"channels can't be rounded to {rounding}", hint="give 1 or more, such as 8")
-    caps = dict(max_ratio) if isinstance(max_ratio, Mapping) else {"*": max_ratio}
-    for name, cap in caps.items():
-        if not 0 < cap < 1:
-            raise BadInput(
-                f"the largest share of {name!r} can't be {cap:g}", hint="give one between 0 and 1"
-            )
-    measured = normalize if has_data else "global" if normalize == "measured" else normalize
-    return search.Settings(
-        target, chosen, mended, measured, rounding, caps, tuple(keep), seed, threads
-    )
-
-
-def _known(what: str, name: str, names: Sequence[str]) -> None:
-    if name not in names:
-        raise BadInput(f"there is no {what} {name!r}", hint=f"choose from {', '.join(names)}")
-
-
-def _plan(plan: PrunePlan | str | os.PathLike[str] | None) -> PrunePlan | None:
-    if plan is None or isinstance(plan, PrunePlan):
-        return plan
-    try:
-        text = Path(plan).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the plan {plan} can't be read: {error}") from error
-    return PrunePlan.from_json(text)

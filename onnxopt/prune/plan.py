@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnxopt.errors import BadInput
@@ -128,6 +130,17 @@ def _planned(row: Mapping[str, Any]) -> PlannedGroup:
     )
 
 
+def read_plan(plan: PrunePlan | str | os.PathLike[str] | None) -> PrunePlan | None:
+    """The plan, read where it is a path. Raises BadInput for what is none."""
+    if plan is None or isinstance(plan, PrunePlan):
+        return plan
+    try:
+        text = Path(plan).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"the plan {plan} can't be read: {error}") from error
+    return PrunePlan.from_json(text)
+
+
 def planned(groups: Sequence[Group], removal: Removal, target: Target, score: str) -> PrunePlan:
     """A plan with a row for every group."""
     rows = tuple(
@@ -204,6 +217,3 @@ def nothing_left(groups: Sequence[Group]) -> None:
         f"nothing can be pruned in this model: {shown}",
         hint="see `onnxopt prune --explain` for every group",
     )
-
-
-Caps = Callable[[str], float]

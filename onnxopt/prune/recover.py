@@ -148,6 +148,7 @@ def refine(
             found = trials.divergence(model)
             if found < distance:
                 best, distance = model, found
+                break
     return best
 
 

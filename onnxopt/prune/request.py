@@ -1,0 +1,98 @@
+"""What a user asks of `prune`, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnxopt.errors import BadInput
+from onnxopt.prune.plan import PrunePlan, Target
+from onnxopt.prune.score import known_method
+from onnxopt.prune.search import NORMALIZATIONS, RECOVERIES, Settings
+from onnxopt.quantize.samples import RANDOM
+
+NORM_FOLDS = (
+    "fold_batch_norm_into_conv",
+    "fold_batch_norm_into_gemm",
+    "fold_batch_norm_into_next_conv",
+    "fold_batch_norm_into_next_gemm",
+    "fold_batch_norm_through_concat",
+    "fold_batch_norm_through_flatten",
+    "fold_skip_into_conv",
+)
+"""Rules that take the scales of normalizations away, which one of the scores looks at."""
+
+
+def settings(
+    data: Any,
+    plan: PrunePlan | None,
+    targets: Mapping[str, float | None],
+    *,
+    score: str | None = None,
+    recover: str | None = None,
+    normalize: str = "measured",
+    rounding: int = 8,
+    max_ratio: float | Mapping[str, float] = 0.9,
+    keep: Sequence[str] = (),
+    seed: int = 0,
+    threads: int = 0,
+) -> Settings:
+    """The settings that the options of api_prune.prune come to; `targets` are those by kind.
+
+    Raises BadInput for an option that can't be, or that lacks data.
+    """
+    has_data = data is not None
+    chosen = score or ("reconstruction" if has_data else "magnitude")
+    if plan is None:
+        known_method(chosen, data=has_data)
+    mended = recover or ("least-squares" if has_data else "none")
+    _known("recovery", mended, RECOVERIES)
+    _known("normalization", normalize, NORMALIZATIONS)
+    _refuse_recovery(mended, data)
+    if rounding < 1:
+        raise BadInput(f"channels can't be rounded to {rounding}", hint="give 1 or more, such as 8")
+    caps = dict(max_ratio) if isinstance(max_ratio, Mapping) else {"*": max_ratio}
+    for name, cap in caps.items():
+        if not 0 < cap < 1:
+            raise BadInput(
+                f"the largest share of {name!r} can't be {cap:g}", hint="give one between 0 and 1"
+            )
+    return Settings(
+        target=_target(plan, targets),
+        score=chosen,
+        recover=mended,
+        normalize="global" if normalize == "measured" and not has_data else normalize,
+        rounding=rounding,
+        caps=caps,
+        keep=tuple(keep),
+        seed=seed,
+        threads=threads,
+    )
+
+
+def _refuse_recovery(recover: str, data: Any) -> None:
+    if recover == "none":
+        return
+    if data is None:
+        raise BadInput(
+            f"--recover {recover} needs samples of real inputs, and there is no data",
+            hint="give some with --data, or take --recover none",
+        )
+    if isinstance(data, str) and data == RANDOM:
+        raise BadInput(
+            "noise says nothing about what the channels of a model do",
+            hint="give samples of real inputs with --data, or take --score magnitude and no data",
+        )
+
+
+def _target(plan: PrunePlan | None, targets: Mapping[str, float | None]) -> Target:
+    if plan is None:
+        return Target.of(**targets)
+    if any(value is not None for value in targets.values()):
+        raise BadInput("a plan has its own target", hint="leave out --macs and the like")
+    return plan.target
+
+
+def _known(what: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise BadInput(f"there is no {what} {name!r}", hint=f"choose from {', '.join(names)}")
