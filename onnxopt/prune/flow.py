@@ -19,7 +19,6 @@ from onnxopt.prune.walk import (
     Walk,
     dims_of,
     is_stored,
-    is_weight,
     named,
     sizes_of,
     tell_opsets,
@@ -64,7 +63,7 @@ def _visit(found: Walk, node: ir.Node) -> None:
     for value in _read(node):
         for axis, layout in found.layouts.get(value, {}).items():
             if (value, axis) not in view.asked:
-                if view.asked and is_weight(value):
+                if view.asked and is_stored(value):
                     # The window of a filter, say: nobody asks about it.
                     found.tokens.label(layout, PARTS)
                 found.tokens.freeze(layout, why)

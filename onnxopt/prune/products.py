@@ -83,19 +83,37 @@ def _product(node: ir.Node, columns: Mapping[str, tuple[tuple[int, ...], ...]]) 
     return Product(_name(node), source.name, output, vectors, bias, columns)
 
 
+_HOLDING_ROWS = frozenset(
+    {
+        "Add",
+        "BatchNormalization",
+        "Conv",
+        "ConvTranspose",
+        "DequantizeLinear",
+        "Gemm",
+        "InstanceNormalization",
+        "Mul",
+        "QuantizeLinear",
+    }
+)
+"""They read a number for each channel: a bias, a scale, a zero point."""
+
+_SEPARATED = frozenset({ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.INT32, ir.DataType.UINT8})
+
+
 def separate(model: ir.Model) -> None:
     """Give each node that reads a constant row with others one of its own, in place.
 
     Optimizers merge equal biases; once channels go they are no longer equal.
     """
     for node in model.graph:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "Add"):
+        if node.op_type not in _HOLDING_ROWS:
             continue
         for index, value in enumerate(node.inputs):
             tensor = ops.constant(value)
             if value is None or tensor is None or len(list(value.uses())) < 2:
                 continue
-            if len(tensor.shape) == 1 and tensor.dtype == ir.DataType.FLOAT and tensor.size > 1:
+            if len(tensor.shape) == 1 and tensor.dtype in _SEPARATED and tensor.size > 1:
                 _store(node, index, tensor.numpy())
 
 
@@ -226,13 +244,14 @@ def _store(node: ir.Node, index: int, array: Array) -> None:
     assert old is not None and isinstance(node.graph, ir.Graph)
     alone = len(list(old.uses())) == 1 and old.is_initializer() and not old.is_graph_output()
     name = str(old.name) if alone else _free(node.graph, f"{old.name}_{_name(node)}")
-    tensor = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
+    kind = array.dtype if array.dtype.kind in "iu" else np.dtype(np.float32)
+    tensor = ir.tensor(np.ascontiguousarray(array, kind), name=name)
     if alone:
         old.const_value, old.shape = tensor, ir.Shape(array.shape)
         return
     value = ir.Value(
         name=name,
-        type=ir.TensorType(ir.DataType.FLOAT),
+        type=ir.TensorType(tensor.dtype),
         shape=ir.Shape(array.shape),
         const_value=tensor,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pruning import drawn, holds, prunable, shape_of, some_of
 
+from onnxopt.passes import shapes
 from onnxopt.prune.groups import find_groups
+from onnxopt.prune.products import separate
 
 
 def test_chain() -> None:
@@ -752,3 +754,24 @@ def test_softmax_over_channels_stays() -> None:
     groups = find_groups(model)
     assert not prunable(groups)
     assert any(group.frozen.startswith("Softmax 'softmax1' computes along") for group in groups)
+
+
+def test_zero_points_that_an_optimizer_has_merged() -> None:
+    model = drawn(
+        """g (float[N,3] x) => (float[N,2] y) {
+            w1 = DequantizeLinear<axis=1>(w1q, s1, z)
+            a = MatMul(x, w1)
+            w2 = DequantizeLinear<axis=1>(w2q, s2, z)
+            b = MatMul(a, w2)
+            y = MatMul(b, w3)
+        }""",
+        w1q=np.arange(12, dtype=np.int8).reshape(3, 4), s1=4, z=np.zeros(4, np.int8),
+        w2q=np.arange(16, dtype=np.int8).reshape(4, 4), s2=4, w3=(4, 2),
+    )  # fmt: skip
+    assert len(prunable(find_groups(model))) == 1
+    separate(model)
+    shapes.infer(model)
+    groups = find_groups(model)
+    assert len(prunable(groups)) == 2
+    for name in prunable(groups):
+        holds(model, {name: (1, 2)})
