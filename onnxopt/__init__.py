@@ -8,6 +8,7 @@ from onnxopt import _lazy
 
 if TYPE_CHECKING:
     from onnxopt.api import Result, bench, inspect, optimize, validate
+    from onnxopt.api_compress import CompressResult, compress
     from onnxopt.api_distill import DistillResult, distill
     from onnxopt.api_prune import PruneResult, prune
     from onnxopt.api_quantize import QuantizeResult, quantize
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _lazy.put_off()
 
 _HOMES = {
+    "CompressResult": "api_compress",
     "DistillResult": "api_distill",
     "Exactness": "config",
     "Level": "config",
@@ -31,6 +33,7 @@ _HOMES = {
     "QuantizeResult": "api_quantize",
     "Result": "api",
     "bench": "api",
+    "compress": "api_compress",
     "distill": "api_distill",
     "foreign_pass": "passes.foreign",
     "graphsurgeon_pass": "passes.foreign",
@@ -44,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CompressResult",
     "DistillResult",
     "Exactness",
     "Level",
@@ -53,6 +57,7 @@ __all__ = [
     "QuantizeResult",
     "Result",
     "bench",
+    "compress",
     "distill",
     "foreign_pass",
     "graphsurgeon_pass",

@@ -37,6 +37,8 @@ LAYERS = [
     {"api_modes"},
     {"api_distill"},
     {"api_prune", "api_quantize"},
+    {"api_steps"},
+    {"api_compress"},
     {"batch"},
     {"__init__"},
     {"catalogue"},

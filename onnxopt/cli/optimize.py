@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from onnxopt.cli import options, quantizing
+from onnxopt.cli import compressing, options, quantizing
 from onnxopt.cli.output import check_face, emit, write_report
 from onnxopt.cli.progress import Progress
 from onnxopt.errors import BadInput
@@ -70,6 +70,20 @@ FIRST = (
     is_flag=True,
     help="Then make it run in integers where that pays, as `onnxopt quantize` does; needs --data.",
 )
+@click.option(
+    "--prune",
+    type=compressing.target,
+    metavar="[TARGET=]SHARE",
+    help="First remove channels, down to this share of the MACs, as `onnxopt prune` does; or of"
+    " TARGET, one of macs, params and latency. --max-drop then is what all steps together may lose,"
+    " 3% unless given. Needs --data.",
+)
+@click.option(
+    "--distill",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="EPOCHS",
+    help="Let the model teach what pruning left, for so many passes over the data; needs torch.",
+)
 @quantizing.choices
 @options.saving
 @options.reporting
@@ -83,16 +97,25 @@ def command(
     no_check: bool,
     no_bench: bool,
     quantize: bool,
+    prune: dict[str, float] | None,
+    distill: float | None,
     **asked: Any,
 ) -> int:
     """Rewrite MODEL to be smaller and faster, prove that nothing changed, time it and save it.
 
     A step that breaks the model's interface, the checker or the numbers is taken back and named;
-    the rest is kept. Without -o nothing is written.
+    the rest is kept. Without -o nothing is written. With --prune and --quantize so is each of them
+    where it loses more than --max-drop, all taken together, or is not faster.
     """
     for path in reports:
         check_face(path)
     asked |= {"passes": _load(passes), "bench": not no_bench, "check": not no_check}
+    if prune is not None or distill is not None:
+        first = {name: asked.pop(name) for name in FIRST}
+        _only_cpu(asked.pop("providers"))
+        return compressing.carry_out(
+            ctx, model, prune, distill, quantize=quantize, reports=reports, optimize=first, **asked
+        )
     if quantize:
         first = {name: asked.pop(name) for name in FIRST}
         _only_cpu(asked.pop("providers"))

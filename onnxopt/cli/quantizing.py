@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,10 +153,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
 ]
 
 
-def refuse_without(ctx: click.Context) -> None:
-    """Raise BadInput for an option of quantization where nothing is quantized."""
+def refuse_without(ctx: click.Context, allowed: Collection[str] = ()) -> None:
+    """Raise BadInput for an option of quantization, but for those allowed, where none is done."""
     for each in ctx.command.params:
-        if isinstance(each, Option) and each.name is not None:
+        if isinstance(each, Option) and each.name is not None and each.name not in allowed:
             source = ctx.get_parameter_source(each.name)
             if source is click.core.ParameterSource.COMMANDLINE:
                 raise BadInput(
@@ -184,7 +184,7 @@ def carry_out(
     with Progress(quiet=quiet or as_json) as progress:
         result = api_quantize.quantize(
             model,
-            labels=None if labels is None else _labels(labels),
+            labels=None if labels is None else read_labels(labels),
             plan_only=plan_only is not None,
             sensitivity=sensitivity or any(path.lower().endswith(".html") for path in reports),
             progress=lambda share, doing: progress.share(share, doing),
@@ -210,7 +210,8 @@ def _failed(report: QuantizationReport, keep_best: bool) -> int:
     return 1
 
 
-def _labels(path: str) -> Any:
+def read_labels(path: str) -> Any:
+    """The class of each sample, from an .npy. Raises BadInput where there is none."""
     from onnxopt.check.arrays import read_npy
 
     if not Path(path).is_file() or Path(path).suffix != ".npy":

@@ -1,0 +1,82 @@
+"""`optimize --prune`: prune, teach, quantize, each step kept or rolled back, under one budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from onnxopt.cli import quantizing
+from onnxopt.cli.output import emit, write_report
+from onnxopt.cli.progress import Progress
+from onnxopt.errors import BadInput
+
+TARGETS = ("macs", "params", "latency")
+_BUDGET = ("metric", "labels", "max_drop")
+_ALONE = {"plan": "--plan", "plan_only": "--plan-only", "keep_best": "--keep-best"}
+_QUANTIZE = (
+    "mode", "target", "method", "percentile", "bits", "block", "strict", "sensitivity", "cache",
+)  # fmt: skip
+
+
+def target(text: str) -> dict[str, float]:
+    """`0.75` as {"macs": 0.75}, and `latency=0.7` as it says."""
+    name, equals, share = text.rpartition("=")
+    kind = name if equals else "macs"
+    try:
+        number = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
+    except ValueError:
+        kind = ""
+    if kind not in TARGETS:
+        raise click.BadParameter(f"{text!r} is not [TARGET=]SHARE such as 0.75 or latency=0.7")
+    return {kind: number}
+
+
+def carry_out(
+    ctx: click.Context,
+    model: str,
+    prune: dict[str, float] | None,
+    distill: float | None,
+    *,
+    quantize: bool,
+    labels: str | None,
+    reports: tuple[str, ...],
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    **asked: Any,
+) -> int:
+    """Do what was asked for, write and tell; the exit code. `asked` goes to the API."""
+    if not quantize:
+        quantizing.refuse_without(ctx, _BUDGET)
+    for name, option in _ALONE.items():
+        if asked.pop(name):
+            raise BadInput(
+                f"{option} is for one step, and several are asked for",
+                hint="take them one by one: `onnxopt prune`, then `onnxopt quantize`",
+            )
+    chosen = {name: asked.pop(name) for name in _QUANTIZE}
+    chosen["sensitivity"] |= any(path.lower().endswith(".html") for path in reports)
+    from onnxopt import api_compress
+    from onnxopt.report.compression import compression_page
+
+    with Progress(quiet=quiet or as_json) as progress:
+        report = api_compress.compress(
+            model,
+            prune=prune,
+            distill=False if distill is None else {"epochs": distill},
+            quantize=chosen if quantize else False,
+            labels=None if labels is None else quantizing.read_labels(labels),
+            progress=lambda share, doing: progress.share(share, doing),
+            **asked,
+        ).report
+    for path in reports:
+        write_report(report, lambda: compression_page(report, verbose=True), path)
+    emit(report, lambda: compression_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
+    if report.passed:
+        return 0
+    what = "the budget is missed, or planned nodes stayed float"
+    if not report.optimization.passed:
+        what = "the optimized model does not agree with the model"
+    click.echo(f"error: {what}; nothing was written", err=True)
+    return 1
