@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxopt.prune.records import Carrier, Group, Slot
-from onnxopt.prune.walk import is_weight, sizes_of
+from onnxopt.prune.walk import is_weight, name_of, read_by, sizes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def explain(
 ) -> Explanation:
     """Say for every group what it costs and why it stays, if it does.
 
-    `macs` are the multiply-accumulates of nodes, by their name.
+    `macs` are the multiply-accumulates of nodes, by their name or that of their first output.
     """
     cost = macs or {}
     touched, shapes = _touched(model, groups), _shapes(model)
@@ -82,16 +82,16 @@ def explain(
 
 
 def _touched(model: ir.Model, groups: Sequence[Group]) -> dict[str, tuple[Group, ...]]:
-    """The groups that each node's inputs and outputs carry, by the name of the node."""
+    """The groups that each node's inputs and outputs carry, in its bodies too, by its name."""
     by_value: dict[str, list[Group]] = {}
     for group in groups:
         for value in dict.fromkeys(place.value for place in _places(group)):
             by_value.setdefault(value, []).append(group)
     found: dict[str, tuple[Group, ...]] = {}
     for node in model.graph.all_nodes():
-        values = (value for value in (*node.inputs, *node.outputs) if value is not None)
+        values = (value for value in (*read_by(node), *node.outputs) if value is not None)
         met = [group for value in values for group in by_value.get(str(value.name), ())]
-        found[node.name or ""] = tuple({group.name: group for group in met}.values())
+        found[name_of(node)] = tuple({group.name: group for group in met}.values())
     return found
 
 

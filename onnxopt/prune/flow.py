@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -20,6 +20,7 @@ from onnxopt.prune.walk import (
     dims_of,
     is_stored,
     named,
+    read_by,
     sizes_of,
     tell_opsets,
 )
@@ -60,7 +61,7 @@ def _visit(found: Walk, node: ir.Node) -> None:
     why = _follow(view)
     if not passed_on:
         _keep_measured(found, node, view)
-    for value in _read(node):
+    for value in read_by(node):
         for axis, layout in found.layouts.get(value, {}).items():
             if (value, axis) not in view.asked:
                 if view.asked and is_stored(value):
@@ -100,20 +101,11 @@ def _follow(view: NodeFlow) -> str:
 
 def _keep_measured(found: Walk, node: ir.Node, view: NodeFlow) -> None:
     """Keep what a node computes with the number of, but for nodes that take it as a size."""
-    for value in _read(node):
+    for value in read_by(node):
         if value not in view.sizes:
             for size in found.sources.sizes_in(value):
                 why = f"{named(node)} computes with their number"
                 found.tokens.freeze(found.layout(size.value, size.axis), why)
-
-
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads, in its bodies too."""
-    yield from (value for value in node.inputs if value is not None)
-    for body in ops.subgraphs(node):
-        for inner in body.all_nodes():
-            yield from (value for value in inner.inputs if value is not None)
-        yield from body.outputs
 
 
 def _keep_all(found: Walk, value: ir.Value, why: str) -> None:

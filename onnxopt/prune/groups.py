@@ -13,7 +13,7 @@ from onnxopt import ops
 from onnxopt.prune.axes import Tokens
 from onnxopt.prune.flow import walk
 from onnxopt.prune.records import Carrier, Group, Positions, Reader, Slot, Writer
-from onnxopt.prune.walk import CONVERTING, PARTS, Place, Use, Walk, is_weight
+from onnxopt.prune.walk import CONVERTING, PARTS, Place, Use, Walk, is_weight, name_of
 from onnxopt.rewrite.flows import NOTHING
 
 
@@ -146,14 +146,14 @@ class _Collection:
         if weight is None or output is None:
             return None
         bias = _stored(use.bias or _added(use), slots)
-        return Writer(_name(use.node), output, weight, bias)
+        return Writer(name_of(use.node), output, weight, bias)
 
     def _reader(self, use: Use, slots: _Slots, inputs: _Carriers) -> Reader | None:
         weight = _stored(use.weight, slots)
         source = inputs.get((str(use.place[0].name), use.place[1]))
         if weight is None or source is None:
             return None
-        return Reader(_name(use.node), source, weight)
+        return Reader(name_of(use.node), source, weight)
 
     def _kind(self, draft: _Draft) -> str:
         kind = next(filter(None, map(self._tokens.kind, draft.tokens)), "")
@@ -166,12 +166,12 @@ class _Collection:
     def _base(self, draft: _Draft) -> str:
         """The node that writes the channels, else that which reads them."""
         if draft.writers:
-            return _name(draft.writers[0].node)
+            return name_of(draft.writers[0].node)
         if draft.readers:
-            return f"{_name(draft.readers[0].node)}.input"
+            return f"{name_of(draft.readers[0].node)}.input"
         value = next((value for value, _ in draft.places if is_weight(value)), None)
         readers = [] if value is None else list(value.consumers())
-        return f"{_name(readers[0])}.input" if readers else str(value and value.name)
+        return f"{name_of(readers[0])}.input" if readers else str(value and value.name)
 
     def _first(self, draft: _Draft) -> int:
         """Where the first node that has to do with a group stands."""
@@ -225,10 +225,6 @@ def _added(use: Use) -> Place | None:
     if other is None or tensor is None or not len(tensor.shape):
         return None
     return other, len(tensor.shape) - 1
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or next((value.name for value in node.outputs if value.name), "") or ""
 
 
 def _named(groups: Iterable[Group]) -> Iterator[Group]:

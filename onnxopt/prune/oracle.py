@@ -43,7 +43,8 @@ def _mask(
     """The value times zero where channels go and one elsewhere."""
     mask = np.ones([sizes[0] or 0] + [1] * (len(sizes) - 1))
     mask[gone[str(use.place[0].name), use.place[1]]] = 0
-    dtype = value.dtype or ir.DataType.FLOAT
+    weight = None if use.weight is None else use.weight[0].dtype
+    dtype = value.dtype or weight or ir.DataType.FLOAT
     constant = maker.constant(use.node, f"{value.name}_mask", mask.astype(dtype.numpy()))
     node = ir.Node("", "Mul", [value, constant], name=maker.names.node(f"{value.name}_mul"))
     made = node.outputs[0]

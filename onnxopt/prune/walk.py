@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -119,10 +120,23 @@ def is_stored(value: ir.Value | None) -> bool:
     return value is not None
 
 
+def name_of(node: ir.Node) -> str:
+    """The name of a node, that of its first output where it has none."""
+    return node.name or next((value.name for value in node.outputs if value.name), "") or ""
+
+
 def named(node: ir.Node) -> str:
     """The node as messages call it."""
-    name = node.name or next((value.name for value in node.outputs if value.name), "")
-    return f"{node.op_type} {name!r}"
+    return f"{node.op_type} {name_of(node)!r}"
+
+
+def read_by(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, in its bodies too."""
+    yield from (value for value in node.inputs if value is not None)
+    for body in ops.subgraphs(node):
+        for inner in body.all_nodes():
+            yield from (value for value in inner.inputs if value is not None)
+        yield from body.outputs
 
 
 def tell_opsets(graph: ir.Graph) -> None:
