@@ -7,6 +7,7 @@ DATA is an .npz of samples or a folder of such files with one sample each.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -149,7 +150,9 @@ TOOLS: dict[str, Callable[[Path, Path, Path, Spent], None]] = {
 
 def main() -> None:
     """Quantize, and say how long calibration took."""
-    tool, model, data, out = sys.argv[1], *map(Path, sys.argv[2:5])
+    tool, model, data, out = sys.argv[1], *(Path(each).resolve() for each in sys.argv[2:5])
+    # onnxruntime's preparation leaves files where it runs.
+    os.chdir(out.parent)
     spent: Spent = []
     TOOLS[tool](model, data, out, spent)
     told = json.dumps(sum(spent) if spent else None)
