@@ -14,8 +14,10 @@ import onnx_ir as ir
 from onnxopt import api, io
 from onnxopt.bench.cost import Cost, cost_at, macs_by_node
 from onnxopt.bench.race import race
+from onnxopt.check.feeds import synthesize
 from onnxopt.check.metric import Score
 from onnxopt.check.metric import metric as metric_of
+from onnxopt.distill.door import require_torch
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.prune import request, search
@@ -141,6 +143,8 @@ def prune(
     run = _Run(
         settings, progress or (lambda share, doing: None), metric_of(metric, labels), dims or {}
     )
+    if settings.recover == "distill" or settings.score == "taylor":
+        require_torch()
     original = io.load(model)
     if output is not None:
         io.check_target(original, output, overwrite=overwrite)
@@ -227,7 +231,10 @@ class _Run:
             )
         if given is None:
             price = search.price_of(subject, settings.target, self._macs, self._seconds(split))
-            plan = search.make_plan(subject, moments, trials, settings, price, say=self.say)
+            plan = search.make_plan(
+                subject, moments, trials, settings, price,
+                gradients=self._slopes(subject, split), say=self.say,
+            )  # fmt: skip
         else:
             plan = given.fitting(subject.groups)
         if plan_only:
@@ -239,6 +246,13 @@ class _Run:
         result = pruned.model
         shapes.restore(result)
         return _Made(result, plan, pruned.divergences, explanation)
+
+    def _slopes(self, subject: search.Subject, split: samples.Samples | None) -> Any:
+        if self.settings.score != "taylor" or split is None:
+            return None
+        from onnxopt.distill.gradients import slopes
+
+        return slopes(subject.model, split.calibration, threads=self.settings.threads)
 
     def _macs(self, model: ir.Model) -> Mapping[str, float]:
         return macs_by_node(model, dims=self.dims)
@@ -279,9 +293,9 @@ class _Run:
             self.say(0.95, "measuring on the samples kept apart")
             score = _score(self.metric, fresh.model, made.model, split, threads)
         if bench:
-            feeds = None if split is None else split.held[:_TIMED]
+            feeds = synthesize(fresh.model, count=1) if split is None else split.held[:_TIMED]
             timing = race(
-                [fresh.model, made.model], [] if feeds is None else feeds,
+                [fresh.model, made.model], feeds,
                 names=("optimized", "pruned"), threads=threads, progress=self.say,
             ).timing  # fmt: skip
         return PruneReport(

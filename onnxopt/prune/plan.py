@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,10 +158,12 @@ def choose(
     price: Price,
     *,
     uniform: bool = False,
+    frozen: str = "",
 ) -> dict[str, tuple[int, ...]]:
     """The channels to remove of each group, for a target.
 
-    Raises BadInput, saying what is reachable, where a share of the cost is out of reach.
+    Raises BadInput, saying what is reachable and then `frozen`, where a share of the cost is out of
+    reach.
     """
     if target.kind == "threshold":
         counts = {menu.group: _below(menu, found[menu.group], target.value) for menu in menus}
@@ -172,7 +175,7 @@ def choose(
         if state.cost > goal * (1 + 1e-9):
             raise BadInput(
                 f"{target.kind} {target.value:g} is out of reach: with all that may be removed "
-                f"{state.cost / price({}):.3f} is left",
+                f"{state.cost / price({}):.3f} is left{frozen}",
                 hint="see `onnxopt prune --explain` for what is frozen; --max-ratio and a smaller "
                 "--round let layers give more",
             )
@@ -205,6 +208,13 @@ def _evenly(
         if state.cost <= goal:
             break
     return state
+
+
+def why_frozen(groups: Sequence[Group]) -> str:
+    """The most frequent reasons of the groups that stay, as the end of a sentence."""
+    counted = Counter(group.frozen for group in groups if group.frozen)
+    shown = "; ".join(reason for reason, _ in counted.most_common(3))
+    return f"; what stays: {shown}" if shown else ""
 
 
 def nothing_left(groups: Sequence[Group]) -> None:

@@ -18,7 +18,7 @@ from onnxopt.prune.costs import Costs, Weigh
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.measure import menus
 from onnxopt.prune.oracle import zeroed
-from onnxopt.prune.plan import PrunePlan, Target, choose, nothing_left, planned
+from onnxopt.prune.plan import PrunePlan, Target, choose, nothing_left, planned, why_frozen
 from onnxopt.prune.products import Product, products, separate
 from onnxopt.prune.records import Group, Removal
 from onnxopt.prune.recover import absorb, refine
@@ -150,7 +150,14 @@ def make_plan(
         subject.model, subject.groups, found, subject.products, moments, measured,
         rounding=settings.rounding, caps=settings.cap, say=say,
     )  # fmt: skip
-    removal = choose(offers, found, settings.target, price, uniform=settings.normalize == "uniform")
+    removal = choose(
+        offers,
+        found,
+        settings.target,
+        price,
+        uniform=settings.normalize == "uniform",
+        frozen=why_frozen(subject.groups),
+    )
     return planned(subject.groups, removal, settings.target, settings.score)
 
 

@@ -113,6 +113,12 @@ def test_a_plan_can_be_read_edited_and_handed_back(ran: Any) -> None:
     assert shapes["w2"] == (16, 29, 1, 1)
 
 
+def test_an_unreachable_target_says_what_stays(ran: Any) -> None:
+    code, _, err = ran("prune", "net.onnx", "--macs", "0.01", "-o", "out.onnx", *FAST)
+    assert code == 2
+    assert "is left; what stays: they are the model's" in err
+
+
 def test_what_is_kept_is_kept(ran: Any) -> None:
     arguments = ("prune", "net.onnx", "--ratio", "0.5", "--plan-only", "plan.json", *FAST)
     assert ran(*arguments, "--keep", "wide")[0] == 0
@@ -155,6 +161,46 @@ def test_a_threshold_takes_what_scores_less() -> None:
     assert all(len(group.remove) >= group.size // 2 for group in plan.groups if not group.frozen)
     plan = onnxopt.prune("net.onnx", threshold=1e-9, bench=False, plan_only=True).plan
     assert not plan.removal
+
+
+def test_time_is_a_target_too(ran: Any) -> None:
+    code, _, err = ran(
+        "prune", "net.onnx", "--data", "data.npy", "--latency", "0.95", "--round", "1",
+        "--plan-only", "plan.json", *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    assert any(group["remove"] for group in json.loads(Path("plan.json").read_text())["groups"])
+
+
+def test_time_can_not_be_measured_without_inputs(ran: Any) -> None:
+    code, _, err = ran("prune", "net.onnx", "--latency", "0.9", "-o", "out.onnx", *FAST)
+    assert code == 2
+    assert "needs inputs to time" in err
+
+
+def test_models_are_timed_on_made_up_inputs_without_data(ran: Any) -> None:
+    code, out, err = ran("prune", "net.onnx", "--macs", "0.5", "-o", "out.onnx", "--threads", "1")
+    assert code == 0, err
+    assert "## Speed" in out
+
+
+def test_the_scales_of_normalizations_are_looked_at_before_they_are_folded(ran: Any) -> None:
+    random = np.random.default_rng(0)
+    scale = random.normal(size=16).astype(np.float32)
+    scale[:8] = 0.001
+    model = drawn(
+        """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+            a = Conv(x, w1)
+            n = BatchNormalization(a, s, b, m, v)
+            r = Relu(n)
+            y = Conv(r, w2)
+        }""",
+        w1=(16, 3, 1, 1), s=scale, b=16, m=16, v=np.ones(16, np.float32), w2=(4, 16, 1, 1),
+    )  # fmt: skip
+    onnx.save(io.to_proto(model), "norm.onnx")
+    found = onnxopt.prune("norm.onnx", ratio=0.5, score="batchnorm", bench=False)
+    assert next(iter(found.plan.removal.values())) == tuple(range(8))
+    assert "BatchNormalization" not in {node.op_type for node in found.model.graph}
 
 
 def test_the_same_options_give_the_same_bytes(ran: Any) -> None:
