@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+TRAINS = re.compile(r"^onnxopt distill | --distill ")
+
+
 def _commands() -> list[str]:
     lines = [line for language, text in BLOCKS if not language for line in text.splitlines()]
     return [line for line in lines if line.startswith("onnxopt ")]
@@ -54,12 +58,19 @@ def test_the_commands_work_one_after_another(folder: Path) -> None:
         assert run(words) == (2 if words[0] == "distill" and not TORCH else 0), line
 
 
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_the_commands_that_train_work_after_the_others(folder: Path) -> None:
+    for line in _commands():
+        if TRAINS.search(line) or line.startswith("onnxopt prune "):
+            assert run(shlex.split(line, comments=True)[1:]) == 0, line
+
+
 @pytest.mark.parametrize("code", [text for language, text in BLOCKS if language == "python"])
 def test_the_python_works(folder: Path, code: str) -> None:
     names: dict[str, object] = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)
     result = names["result"]
-    assert isinstance(result, onnxopt.Result | onnxopt.QuantizeResult)
+    assert isinstance(result, onnxopt.Result | onnxopt.QuantizeResult | onnxopt.CompressResult)
     assert result.report.passed
 
 
