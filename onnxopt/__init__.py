@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from onnxopt.api_distill import DistillResult, distill
     from onnxopt.api_prune import PruneResult, prune
     from onnxopt.api_quantize import QuantizeResult, quantize
+    from onnxopt.api_sparsify import SparsifyResult, sparsify
     from onnxopt.config import Exactness, Level, Options
     from onnxopt.errors import OnnxoptError
     from onnxopt.io import load, save
@@ -32,6 +33,7 @@ _HOMES = {
     "PruneResult": "api_prune",
     "QuantizeResult": "api_quantize",
     "Result": "api",
+    "SparsifyResult": "api_sparsify",
     "bench": "api",
     "compress": "api_compress",
     "distill": "api_distill",
@@ -43,6 +45,7 @@ _HOMES = {
     "prune": "api_prune",
     "quantize": "api_quantize",
     "save": "io",
+    "sparsify": "api_sparsify",
     "validate": "api",
 }
 
@@ -56,6 +59,7 @@ __all__ = [
     "PruneResult",
     "QuantizeResult",
     "Result",
+    "SparsifyResult",
     "bench",
     "compress",
     "distill",
@@ -67,6 +71,7 @@ __all__ = [
     "prune",
     "quantize",
     "save",
+    "sparsify",
     "validate",
 ]
 

@@ -36,7 +36,7 @@ LAYERS = [
     {"api"},
     {"api_modes"},
     {"api_distill"},
-    {"api_prune", "api_quantize"},
+    {"api_prune", "api_quantize", "api_sparsify"},
     {"api_steps"},
     {"api_compress"},
     {"batch"},
