@@ -144,7 +144,9 @@ class Run:
             "prune", found, f"{self._loss(found)}; {_TAUGHT}" if saved else self._loss(found),
             missed=not found.kept,
         )  # fmt: skip
-        reason = self._loss(taught) if better else f"{self._loss(taught)}, no less than before"
+        reason = (
+            self._loss(taught) if better else f"{self._loss(taught)}; it is no less than before"
+        )
         self._decide("distill", taught, reason, missed=not found.kept)
 
     def quantize(self) -> None:

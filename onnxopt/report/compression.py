@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxopt.report.distillation import distillation_page
-from onnxopt.report.page import Block, Heading, Line, Page, Summary, Tone, section, table
+from onnxopt.report.page import Block, Heading, Line, Page, Summary, Table, Tone, section, table
 from onnxopt.report.pages import circumstances, optimization_blocks, timing_blocks
 from onnxopt.report.pruning_page import pruning_page
 from onnxopt.report.quantization_page import quantization_page
@@ -122,12 +122,18 @@ def _decisions(report: CompressionReport) -> list[Block]:
 
 
 def _within(name: str, page: Iterable[Block]) -> list[Block]:
-    """A page as a part of another: its headings say of what, and it has no summary."""
-    return [
-        Heading(f"{name}: {block.text}") if isinstance(block, Heading) else block
-        for block in page
-        if not isinstance(block, Summary)
-    ]
+    """A page as a part of another: its headings say of what, and it has no stages or summary.
+
+    Its title, of paths, gives way to the name alone.
+    """
+    found: list[Block] = []
+    for block in page:
+        if isinstance(block, Summary) or (isinstance(block, Table) and block.columns[0] == "stage"):
+            continue
+        if isinstance(block, Heading):
+            block = Heading(f"{name}: {block.text}" if found else name)
+        found.append(block)
+    return found
 
 
 def _summary(report: CompressionReport) -> Summary:
