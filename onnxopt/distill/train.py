@@ -32,6 +32,10 @@ Weights: TypeAlias = "list[Tensor]"
 DONE, EARLY, INTERRUPTED, DIVERGED = "done", "early", "interrupted", "diverged"
 _AVERAGED = 0.1
 _LEAST_SCALE = 0.1
+_NOTHING = 1e-6
+"""What float32 rounds away in a loss."""
+_TOO_FAR = 1.2
+"""A held loss of so many times the best one says that the learning rate is too high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class Trainer:
         self._weights: Weights = list(module.parameters())
         self._optimizer = _optimizer(self._weights, settings.learning_rate)
         self._average = [weight.detach().clone() for weight in self._weights]
+        self._rate = settings.learning_rate
         self._step = 0
         self._losses: list[float] = []
         self._curve: list[Point] = []
@@ -153,7 +158,7 @@ class Trainer:
                 yield batch
 
     def _train_on(self, batch: Sequence[Feed]) -> None:
-        rate = self._settings.learning_rate * factor(self._clock.share(self._step))
+        rate = self._rate * factor(self._clock.share(self._step))
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self._optimizer.zero_grad(set_to_none=True)
@@ -212,13 +217,24 @@ class Trainer:
             self._clock.elapsed,
             mean,
             held,
-            self._settings.learning_rate * factor(self._looked),
+            self._rate * factor(self._looked),
         )
         self._losses = []
         self._curve.append(point)
-        if self._best is None or held < self._best[0].held:
+        if self._best is None or held < self._best[0].held - _NOTHING:
             self._best = point, [weight.detach().clone() for weight in self._average]
         self._set(training)
+        if held > _TOO_FAR * self._best[0].held:
+            self._back_off()
+
+    def _back_off(self) -> None:
+        """Go back to the best weights, and on from there at half the rate."""
+        assert self._best is not None
+        self._rate /= 2
+        self._set(self._best[1])
+        with torch.no_grad():
+            for mean, best in zip(self._average, self._best[1], strict=True):
+                mean.copy_(best)
 
     def _stale(self) -> bool:
         """Whether the last looks brought nothing better."""
@@ -247,6 +263,7 @@ class Trainer:
             "step": self._step,
             "seconds": self._clock.elapsed,
             "looked": self._looked,
+            "rate": self._rate,
             "losses": self._losses,
             "curve": [asdict(each) for each in self._curve],
             "best": asdict(point),
@@ -258,7 +275,7 @@ class Trainer:
         checkpoint.write(path, self._facts, state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self._step, self._looked = state["step"], state["looked"]
+        self._step, self._looked, self._rate = state["step"], state["looked"], state["rate"]
         self._clock.before = state["seconds"]
         self._losses = list(state["losses"])
         self._curve = [Point(**each) for each in state["curve"]]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxopt
@@ -164,9 +165,18 @@ def _with(source: Any, name: str, number: float) -> Any:
     proto = io.to_proto(source)
     for tensor in proto.graph.initializer:
         if tensor.name == name:
-            array = np.full(list(tensor.dims), number, F)
-            tensor.raw_data = array.tobytes()
+            array = onnx.numpy_helper.to_array(tensor) + np.arange(tensor.dims[-1]) * F(number)
+            tensor.raw_data = array.astype(F).tobytes()
     return io.load(proto)
+
+
+def test_a_rate_that_leads_away_from_a_good_start_is_halved_from_the_best_weights() -> None:
+    teacher = classifier(16, seed=0)
+    student = _with(teacher, "b2", 0.05)
+    report = _teach(teacher, student, learning_rate=0.3, epochs=20).report
+    rates = [point.learning_rate for point in report.curve[1:]]
+    assert min(rates[:10]) < 0.3 / 8
+    assert report.improved
 
 
 def test_no_data_is_refused(pair: tuple[Any, Any]) -> None:
