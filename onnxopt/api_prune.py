@@ -177,6 +177,7 @@ def explain(
     model: io.Source,
     *,
     keep: Sequence[str] = (),
+    freeze_inputs: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> Explanation:
@@ -184,7 +185,10 @@ def explain(
 
     Raises OnnxoptError, see prune.
     """
-    fresh = api.optimize(model, bench=False, check=False, input_shapes=input_shapes, dims=dims)
+    fresh = api.optimize(
+        model, bench=False, check=False, input_shapes=input_shapes, dims=dims,
+        freeze_inputs=freeze_inputs,
+    )  # fmt: skip
     subject = _subject(fresh.model, keep)
     return explain_groups(subject.model, subject.groups, macs_by_node(subject.model, dims=dims))
 
@@ -221,7 +225,7 @@ class _Run:
         subject = _subject(model, settings.keep)
         weights = macs_by_node(subject.model, dims=self.dims)
         explanation = explain_groups(subject.model, subject.groups, weights)
-        nothing_left(subject.groups)
+        nothing_left(subject.groups, subject.model)
         moments, trials = {}, None
         if split is not None and search.needs_data(settings):
             held = split.held[: search.trial_count(sum(weights.values()))]

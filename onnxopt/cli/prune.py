@@ -102,6 +102,9 @@ def _ratios(
     metavar="SHARE",
     help="Write nothing where more is lost, such as 2%; without it anything goes.",
 )
+@click.option(
+    "--freeze-inputs", is_flag=True, help="Make initializers that are also inputs constants."
+)
 @click.option("--no-bench", is_flag=True, help="Do not time the models.")
 @options.shapes
 @options.threads
@@ -114,6 +117,7 @@ def command(
     plan_only: str | None,
     labels: str | None,
     no_bench: bool,
+    freeze_inputs: bool,
     verbose: bool,
     quiet: bool,
     as_json: bool,
@@ -127,7 +131,9 @@ def command(
     for path in reports:
         check_face(path)
     if explain:
-        return _explain(model, asked, reports, verbose=verbose, quiet=quiet, as_json=as_json)
+        return _explain(
+            model, asked, reports, freeze_inputs, verbose=verbose, quiet=quiet, as_json=as_json
+        )
     if asked["output"] is None and plan_only is None:
         raise BadInput("there is nowhere to write the result to", hint="give -o OUT")
     from onnxopt import api_prune
@@ -139,6 +145,7 @@ def command(
             labels=None if labels is None else _labels(labels),
             plan_only=plan_only is not None,
             bench=not no_bench,
+            optimize={"freeze_inputs": freeze_inputs},
             progress=lambda share, doing: progress.share(share, doing),
             **asked,
         )
@@ -158,6 +165,7 @@ def _explain(
     model: str,
     asked: dict[str, Any],
     reports: tuple[str, ...],
+    freeze: bool,
     *,
     verbose: bool,
     quiet: bool,
@@ -167,7 +175,7 @@ def _explain(
     from onnxopt.report.pruning_page import explanation_page
 
     shapes = {key: asked[key] for key in ("keep", "input_shapes", "dims")}
-    found = api_prune.explain(model, **shapes)
+    found = api_prune.explain(model, freeze_inputs=freeze, **shapes)
     for path in reports:
         write_report(found, lambda: explanation_page(found, model, verbose=True), path)
     emit(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from onnxopt.errors import BadInput
 from onnxopt.prune.allocate import Allocation, Menu, Price, allocate
 from onnxopt.prune.costs import prunable
@@ -217,13 +219,14 @@ def why_frozen(groups: Sequence[Group]) -> str:
     return f"; what stays: {shown}" if shown else ""
 
 
-def nothing_left(groups: Sequence[Group]) -> None:
-    """Raise BadInput, with the reasons, where no group may be pruned."""
+def nothing_left(groups: Sequence[Group], model: ir.Model) -> None:
+    """Raise BadInput, with the reasons, where no group of the model may be pruned."""
     if prunable(groups):
         return
     reasons = list(dict.fromkeys(group.frozen for group in groups if group.frozen))
     shown = "; ".join(reasons[:3]) or "it has no layer with more than one channel"
-    raise BadInput(
-        f"nothing can be pruned in this model: {shown}",
-        hint="see `onnxopt prune --explain` for every group",
-    )
+    hint = "see `onnxopt prune --explain` for every group"
+    if any(value.is_initializer() for value in model.graph.inputs):
+        shown = "its weights are inputs as well, which a caller may override"
+        hint = "make them constants with --freeze-inputs"
+    raise BadInput(f"nothing can be pruned in this model: {shown}", hint=hint)

@@ -140,7 +140,7 @@ def make_plan(
 
     Raises BadInput where nothing can be pruned or the target is out of reach.
     """
-    nothing_left(subject.groups)
+    nothing_left(subject.groups, subject.model)
     found = orders(
         subject.model, subject.groups, subject.products, moments,
         method=settings.score, seed=settings.seed, gradients=gradients,

@@ -119,6 +119,20 @@ def test_an_unreachable_target_says_what_stays(ran: Any) -> None:
     assert "is left; what stays: they are the model's" in err
 
 
+def test_weights_that_are_inputs_have_to_be_frozen_first(ran: Any) -> None:
+    model = onnx.load("net.onnx")
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    onnx.save(model, "open.onnx")
+    arguments = ("prune", "open.onnx", "--macs", "0.5", "-o", "out.onnx", *FAST)
+    code, _, err = ran(*arguments)
+    assert code == 2
+    assert "--freeze-inputs" in err
+    assert ran(*arguments, "--freeze-inputs")[0] == 0
+
+
 def test_what_is_kept_is_kept(ran: Any) -> None:
     arguments = ("prune", "net.onnx", "--ratio", "0.5", "--plan-only", "plan.json", *FAST)
     assert ran(*arguments, "--keep", "wide")[0] == 0
