@@ -122,7 +122,7 @@ class _Job:
         """Change the weights, and tell what became of each."""
         measured = [] if feeds is None else [each for each in todo if not each.unmeasured]
         means = self._means(measured, feeds)
-        layers = {}
+        layers: dict[str, Layer] = {}
         for stage in _stages(todo, STAGES if self.settings.mend else 1):
             names = [each.node for each in stage if each.node in means]
             moments: Mapping[str, Covariance] = {}

@@ -77,12 +77,12 @@ class Pattern:
         order = fours(rows.shape[2], window)
         mask = np.empty(rows.shape, bool)
         mask[..., order] = _two_of_four(costs[..., order])
-        return mask & (rows != 0)
+        return np.asarray(mask & (rows != 0))
 
 
 def fours(columns: int, window: int) -> Array:
     """The columns in an order in which each four are neighbouring channels at one place."""
-    return np.arange(columns).reshape(-1, window).T.reshape(-1)
+    return np.asarray(np.arange(columns).reshape(-1, window).T.reshape(-1))
 
 
 def sparse(
