@@ -99,8 +99,9 @@ class Run:
     def __init__(self, asked: Asked, judge: Judge, choices: Choices, optimized: ir.Model) -> None:
         self._asked, self._judge, self._choices = asked, judge, choices
         self._optimized = optimized
-        # What the user did not want must not be done by a step; what can be done, is.
-        again = {"level": "clean", "disable": asked.optimize.get("disable", ()), "check": False}
+        # Each step optimizes what it is given, and must not do there what the user did not want.
+        limits = {name: asked.optimize.get(name, ()) for name in ("only", "disable")}
+        again = {"level": "clean", "check": False, **limits}
         self._shared: dict[str, Any] = {
             "seed": choices.seed, "threads": choices.threads, "optimize": again,
         }  # fmt: skip

@@ -124,6 +124,17 @@ def test_samples_kept_apart_serve_no_step(data: Data, monkeypatch: pytest.Monkey
     assert not held & {feed["X"].tobytes() for feed in split.calibration}
 
 
+def test_what_the_user_did_not_want_no_step_does(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    _spy(monkeypatch, seen)
+    first = {"disable": ["drop_identity"]}
+    result = onnxopt.compress(MODEL, data=data, quantize=True, optimize=first, **ALONE)
+    assert "Identity" in {node.op_type for node in seen[0]["model"].graph}
+    assert "Identity" in {node.op_type for node in result.model.graph}
+
+
 def test_quantization_has_what_pruning_left_of_the_budget(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
