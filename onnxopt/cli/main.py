@@ -29,7 +29,7 @@ COMMANDS = (
     "lint",
     "rules",
 )
-MATRIX_WORK = frozenset({"prune", "--prune", "sparsify", "quantize", "--quantize"})
+MATRIX_WORK = frozenset({"prune", "--prune", "quantize", "--quantize"})
 """Words on the command line that ask for large systems to be solved in numpy."""
 INTERRUPTED = 128 + signal.SIGINT
 INTERNAL_ERROR = 3
