@@ -65,7 +65,7 @@ DATA = (
     "--lr",
     "learning_rate",
     type=float,
-    default=4e-4,
+    default=1e-3,
     show_default=True,
     help="The peak learning rate, as a share of each weight's own size.",
 )

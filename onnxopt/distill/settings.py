@@ -16,7 +16,7 @@ EPOCHS = 30
 """Passes over the data where the user names no length."""
 TEMPERATURE = 1.0
 MATCH_WEIGHT = 1.0
-LEARNING_RATE = 4e-4
+LEARNING_RATE = 1e-3
 BATCH = 16
 HELD = 0.1
 
