@@ -163,7 +163,7 @@ def prune(
         folded = api.optimize(made.model, bench=False, seed=seed, threads=threads)
         made = replace(made, model=folded.model)
     if settings.recover == "distill" and not plan_only:
-        made = replace(made, model=_distilled(fresh.model, made.model, data, preprocess, run))
+        made = replace(made, model=_distilled(fresh.model, made.model, split, run))
     report = run.report(
         api.name_of(model), "<memory>" if output is None else os.fspath(output), fresh, made, split,
         bench=bench and not plan_only, max_drop=max_drop, started=started,
@@ -352,12 +352,13 @@ def _score(
 
 
 def _distilled(
-    teacher: ir.Model, student: ir.Model, data: Any, preprocess: str | None, run: _Run
+    teacher: ir.Model, student: ir.Model, split: samples.Samples | None, run: _Run
 ) -> ir.Model:
     from onnxopt.api_distill import distill
 
     settings = run.settings
+    # What is kept apart to measure on must not be learned.
     return distill(
-        teacher, student, data=data, preprocess=preprocess, threads=settings.threads,
-        seed=settings.seed, progress=run.say,
+        teacher, student, data=None if split is None else split.calibration,
+        threads=settings.threads, seed=settings.seed, progress=run.say,
     ).model  # fmt: skip
