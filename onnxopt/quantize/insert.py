@@ -306,8 +306,9 @@ class _Inserter:
         stored = self._initializer(f"{name}_codes", codes, _TYPES[dtype])
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         node = ir.Node(
-            self._domain, "DequantizeLinear", [stored, *self._parameters(name, scale, points, dtype)],
-            attributes, name=self._names.node(f"{name}_dequantize"),
+            self._domain, "DequantizeLinear",
+            [stored, *self._parameters(name, scale, points, dtype)], attributes,
+            name=self._names.node(f"{name}_dequantize"),
         )  # fmt: skip
         node.outputs[0].name = self._names.value(f"{name}_dequantized")
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)

@@ -40,8 +40,8 @@ class QuantSpec:
     check it asks for; `refused` says for others why the operator stays float there. `why` says
     where the knowledge is from. `measured` are the checks by target where times are measured, so
     that what usually loses may be tried. `fused_sums` are targets that join a sum with the product
-    before it, so that only its other operand carries a pair. `float_output` tells that the integer kernel may write floats, so
-    that the output needs no pair.
+    before it, so that only its other operand carries a pair. `float_output` tells that the integer
+    kernel may write floats, so that the output needs no pair.
     """
 
     op_types: tuple[str, ...]
