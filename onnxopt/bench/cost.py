@@ -99,9 +99,7 @@ def cost_at(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
     )
 
 
-def macs_by_node(
-    model: ir.Model, *, dims: Mapping[str, int] | None = None
-) -> dict[str, float]:
+def macs_by_node(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> dict[str, float]:
     """The multiply-accumulates of each node of the main graph at one size, see cost_at.
 
     Nodes without a name go by that of their first output; those of unknown cost count as 0.
