@@ -107,7 +107,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--method",
         type=click.Choice(METHODS),
-        default="minmax",
+        default="mse",
         show_default=True,
         help="How the range of a value is chosen from the data.",
         cls=Option,

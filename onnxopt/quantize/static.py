@@ -48,7 +48,7 @@ class Settings:
     """What a user may choose; `api.quantize` says what each is."""
 
     target: str = "cpu"
-    method: str = "minmax"
+    method: str = "mse"
     percentile: float = 99.99
     methods: tuple[str, ...] = ()
     metric: Metric = field(default_factory=lambda: Metric("auto"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from casefile import parse
 import onnxopt
 from onnxopt.api_quantize import QuantizeResult, quantize
 from onnxopt.check.metric import Metric, metric
+from onnxopt.cli.quantize import command as quantizing
 from onnxopt.errors import BadInput
-from onnxopt.quantize import samples
+from onnxopt.quantize import samples, static
 from onnxopt.quantize.costs import Costs
 from onnxopt.quantize.records import QuantPlan
 
@@ -143,6 +145,23 @@ def test_what_each_node_costs_is_measured_where_it_is_asked_for(
     assert asked.report.back == ()
 
 
+def test_ranges_are_those_of_the_least_error_unless_others_are_asked_for(
+    net: onnx.ModelProto, data: dict[str, Any]
+) -> None:
+    ours, least, widest = (
+        quantize(net, data=data, plan_only=True, threads=1, **keywords).plan.grids
+        for keywords in ({}, {"method": "mse"}, {"method": "minmax"})
+    )
+    assert ours == least
+    assert sum(grid.scale for grid in ours.values()) < sum(grid.scale for grid in widest.values())
+
+
+def test_the_command_chooses_ranges_as_python_does() -> None:
+    option = next(option for option in quantizing.params if option.name == "method")
+    parameter = inspect.signature(quantize).parameters["method"]
+    assert option.default == parameter.default == static.Settings().method
+
+
 def test_an_edited_plan_is_carried_out_as_it_is(
     net: onnx.ModelProto, data: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -176,7 +195,6 @@ def decided(
     **integers: float,
 ) -> Any:
     """What comes of a race at this speed, where each node takes 2 s, and in integers 1 s or so."""
-    from onnxopt.quantize import static
 
     def measured(model: ir.Model, plan: QuantPlan, *others: Any, **keywords: Any) -> Costs:
         names = [choice.node for choice in plan.nodes if choice.quantize]
