@@ -101,8 +101,8 @@ def quantize(
         metric: How loss is measured, see check.metric.metric.
         labels: Class indices of all samples, for the metric "top1".
         max_drop: How much may be lost, see check.metric.Score; 0.005 by default.
-        method: How ranges are chosen, see quantize.calibrate.collect; "mse" mostly leaves less error
-            than "minmax", and takes a little longer.
+        method: How ranges are chosen, see quantize.calibrate.collect; "mse" mostly leaves less
+            error than "minmax", and takes a little longer.
         percentile: What that method keeps.
         weights: How weights are treated in "static", see quantize.weights.prepare_weights.
         bits: For the mode "weights": 8 or 4 a weight of a product.
