@@ -100,7 +100,7 @@ def quantize(
             (activations of 16 bits) or "generic".
         metric: How loss is measured, see check.metric.metric.
         labels: Class indices of all samples, for the metric "top1".
-        max_drop: How much may be lost, see check.metric.Score; 0.005 by default, 0.008 for
+        max_drop: How much may be lost, see check.metric.Score; 0.005 by default, 0.007 for
             agreement.
         method: How ranges are chosen, see quantize.calibrate.collect; "mse" mostly leaves less
             error than "minmax", and takes a little longer.

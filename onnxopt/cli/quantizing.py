@@ -101,7 +101,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         type=options.share,
         metavar="SHARE",
         help="How much may be lost, such as 0.5%: of top1, of the cosine, as noise over signal for"
-        " sqnr (0.005 is 23 dB). Without it 0.5%, and 0.8% of agreement.",
+        " sqnr (0.005 is 23 dB). Without it 0.5%, and 0.7% of agreement.",
         cls=Option,
     ),
     click.option(

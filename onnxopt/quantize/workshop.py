@@ -65,14 +65,18 @@ class Workshop:
         )
         return replace(plan, nodes=nodes)
 
-    def build(self, plan: QuantPlan, *, correct: bool = True) -> ir.Model:
-        """The model with the plan carried out, as it would be saved."""
+    def build(
+        self, plan: QuantPlan, *, correct: bool = True, feeds: Sequence[Feed] | None = None
+    ) -> ir.Model:
+        """The model with the plan carried out, as it would be saved.
+
+        Biases are corrected on `feeds`, or on the calibration samples.
+        """
         codes = self._codes_for(plan)
         biases: dict[str, Any] = {}
         if correct and "bias" in self.methods:
-            biases = correct_biases(
-                self.model, plan, self.specs, codes, self.statistics.feeds, threads=self.threads
-            )
+            used = self.statistics.feeds if feeds is None else feeds
+            biases = correct_biases(self.model, plan, self.specs, codes, used, threads=self.threads)
         result = self.model.clone()
         insert(result, plan, self.specs, codes, biases)
         _drop_unused(result)
