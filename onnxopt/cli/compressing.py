@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from onnxopt.cli import quantizing
-from onnxopt.cli.output import emit, write_report
-from onnxopt.cli.progress import Progress
+from onnxopt.cli.output import Telling, ended
 from onnxopt.errors import BadInput
 
 TARGETS = ("macs", "params", "latency")
@@ -39,11 +38,7 @@ def carry_out(
     distill: float | None,
     *,
     quantize: bool,
-    labels: str | None,
-    reports: tuple[str, ...],
-    verbose: bool,
-    quiet: bool,
-    as_json: bool,
+    telling: Telling,
     **asked: Any,
 ) -> int:
     """Do what was asked for, write and tell; the exit code. `asked` goes to the API."""
@@ -56,27 +51,21 @@ def carry_out(
                 hint="take them one by one: `onnxopt prune`, then `onnxopt quantize`",
             )
     chosen = {name: asked.pop(name) for name in _QUANTIZE}
-    chosen["sensitivity"] |= any(path.lower().endswith(".html") for path in reports)
+    chosen["sensitivity"] |= telling.wants_html
     from onnxopt import api_compress
     from onnxopt.report.compression import compression_page
 
-    with Progress(quiet=quiet or as_json) as progress:
+    with telling.progress() as progress:
         report = api_compress.compress(
             model,
             prune=prune,
             distill=False if distill is None else {"epochs": distill},
             quantize=chosen if quantize else False,
-            labels=None if labels is None else quantizing.read_labels(labels),
-            progress=lambda share, doing: progress.share(share, doing),
+            progress=progress.share,
             **asked,
         ).report
-    for path in reports:
-        write_report(report, lambda: compression_page(report, verbose=True), path)
-    emit(report, lambda: compression_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
-    if report.passed:
-        return 0
+    telling.tell(report, compression_page)
     what = "the budget is missed, or planned nodes stayed float"
     if not report.optimization.passed:
         what = "the optimized model does not agree with the model"
-    click.echo(f"error: {what}; nothing was written", err=True)
-    return 1
+    return ended(report.passed, f"{what}; nothing was written")

@@ -7,16 +7,11 @@ from typing import Any
 import click
 
 from onnxopt.cli import options
-from onnxopt.cli.output import check_face, emit, write_report
-from onnxopt.cli.progress import Progress
+from onnxopt.cli.output import Telling
 from onnxopt.errors import BadInput
 
 LOSSES = ["auto", "kl", "mse", "cosine"]
-DATA = (
-    "Samples of real inputs, without labels: .npz (keys are input names), .npy, a folder of them,"
-    " or a function that gives dicts; or a folder of pictures with --preprocess. Each tenth is kept"
-    " apart."
-)
+DATA = f"Samples of real inputs, no labels: {options.FORMS}. Each tenth is kept apart."
 
 
 @click.command("distill", short_help="Let a model's answers train a smaller one.")
@@ -105,10 +100,7 @@ def command(
     teacher: str,
     student: str,
     matches: tuple[str, ...],
-    reports: tuple[str, ...],
-    verbose: bool,
-    quiet: bool,
-    as_json: bool,
+    telling: Telling,
     **asked: Any,
 ) -> int:
     """Train STUDENT to answer as TEACHER does, on samples without labels.
@@ -117,25 +109,20 @@ def command(
     as it is, only its weights change. Needs torch: pip install 'onnxopt[distill]'. Ctrl-C ends the
     training early and keeps the best weights seen.
     """
-    for path in reports:
-        check_face(path)
     match = _match(matches)
     from onnxopt import api_distill
     from onnxopt.report.distillation import distillation_page
 
-    with Progress(quiet=quiet or as_json) as progress:
+    with telling.progress() as progress:
         result = api_distill.distill(
             teacher,
             student,
             match=match,
-            progress=lambda share, doing: progress.share(share, doing),
+            progress=progress.share,
             **asked,
         )
-    report = result.report
-    for path in reports:
-        write_report(report, lambda: distillation_page(report, verbose=True), path)
-    emit(report, lambda: distillation_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
-    return _ended(report.stopped, asked["output"], asked["checkpoint"])
+    telling.tell(result.report, distillation_page)
+    return _ended(result.report.stopped, asked["output"], asked["checkpoint"])
 
 
 def _ended(stopped: str, output: str | None, checkpoint: str | None) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @options.model_path("model")
 @click.option("--fix", is_flag=True, help="Repair what can be repaired without data.")
 @click.option("-o", "--output", metavar="PATH", help="Where --fix writes the repaired model.")
-@click.option("--overwrite", is_flag=True, help="Let the output take the place of the input.")
+@options.overwrite
 @options.output
 def command(
     model: str, fix: bool, output: str | None, overwrite: bool, quiet: bool, as_json: bool

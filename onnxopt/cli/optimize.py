@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from onnxopt.cli import compressing, options, quantizing
-from onnxopt.cli.output import check_face, emit, write_report
-from onnxopt.cli.progress import Progress
+from onnxopt.cli.output import Telling, ended
 from onnxopt.errors import BadInput
 
 FIRST = (
@@ -39,11 +38,7 @@ FIRST = (
 @click.option(
     "--enable", multiple=True, metavar="RULE", help="Run a rule that is off by itself; repeatable."
 )
-@click.option(
-    "--freeze-inputs",
-    is_flag=True,
-    help="Make initializers that are also inputs constants, and inputs no longer.",
-)
+@options.freeze_inputs
 @click.option(
     "--max-growth",
     type=options.share,
@@ -93,7 +88,7 @@ def command(
     /,
     model: str,
     passes: tuple[str, ...],
-    reports: tuple[str, ...],
+    telling: Telling,
     no_check: bool,
     no_bench: bool,
     quantize: bool,
@@ -107,42 +102,30 @@ def command(
     the rest is kept. Without -o nothing is written. With --prune and --quantize so is each of them
     where it loses more than --max-drop, all taken together, or is not faster.
     """
-    for path in reports:
-        check_face(path)
     asked |= {"passes": _load(passes), "bench": not no_bench, "check": not no_check}
     if prune is not None or distill is not None:
         first = {name: asked.pop(name) for name in FIRST}
         _only_cpu(asked.pop("providers"))
         return compressing.carry_out(
-            ctx, model, prune, distill, quantize=quantize, reports=reports, optimize=first, **asked
+            ctx, model, prune, distill, quantize=quantize, telling=telling, optimize=first, **asked
         )
     if quantize:
         first = {name: asked.pop(name) for name in FIRST}
         _only_cpu(asked.pop("providers"))
-        return quantizing.carry_out(model, reports=reports, optimize=first, **asked)
+        return quantizing.carry_out(model, telling=telling, optimize=first, **asked)
     quantizing.refuse_without(ctx)
-    return _optimized(model, reports, **{k: v for k, v in asked.items() if k not in _names(ctx)})
+    return _optimized(model, telling, **{k: v for k, v in asked.items() if k not in _names(ctx)})
 
 
-def _optimized(
-    model: str,
-    reports: tuple[str, ...],
-    verbose: bool,
-    quiet: bool,
-    as_json: bool,
-    **asked: Any,
-) -> int:
+def _optimized(model: str, telling: Telling, **asked: Any) -> int:
     from onnxopt import api
     from onnxopt.report.pages import report_page
 
-    with Progress(quiet=quiet or as_json) as progress:
+    with telling.progress() as progress:
         report = api.optimize(model, progress=progress.say, **asked).report
-    for path in reports:
-        write_report(report, lambda: report_page(report, verbose=True), path)
-    emit(report, lambda: report_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
-    if not report.passed:
-        click.echo("error: the result does not agree with the model; it was not written", err=True)
-    return 0 if report.passed else 1
+    telling.tell(report, report_page)
+    what = "the result does not agree with the model; it was not written"
+    return ended(report.passed, what)
 
 
 def _names(ctx: click.Context) -> set[str | None]:

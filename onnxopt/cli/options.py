@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
 
 import click
 
+from onnxopt.cli.output import Telling
 from onnxopt.errors import BadInput
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator: TypeAlias = "Callable[[Any], Any]"
 Shape = tuple[int, ...]
+
+FORMS = (
+    ".npz (keys are input names), .npy, a folder of them, a folder of pictures with --preprocess,"
+    " or a function that gives dicts"
+)
+"""What --data may be."""
+APART = f"Samples of real inputs, no labels: {FORMS}. Each fifth run is kept apart to measure on."
 
 
 def input_shape(text: str) -> tuple[str, Shape]:
@@ -54,23 +65,35 @@ def once(pairs: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
     return found
 
 
-def model_path(name: str) -> Callable[[Command], Command]:
+def labels(path: str | None) -> Any:
+    """The class of each sample, from an .npy. Raises BadInput where there is none."""
+    if path is None:
+        return None
+    from onnxopt.check.arrays import read_npy
+
+    if not Path(path).is_file() or Path(path).suffix != ".npy":
+        raise BadInput(f"there are no labels at {path}", hint="save them with numpy.save")
+    return read_npy(Path(path))
+
+
+def group(*decorators: Decorator) -> Callable[[Command], Command]:
+    """Several options as one decorator; the help shows them in this order."""
+
+    def decorated(command: Command) -> Command:
+        for decorate in reversed(decorators):
+            command = decorate(command)
+        return command
+
+    return decorated
+
+
+def model_path(name: str) -> Decorator:
     """An argument that is the path of a model; whether it can be read is the loader's word."""
     return click.argument(name, type=click.Path(), metavar=name.upper())
 
 
-def shapes(command: Command) -> Command:
-    """--input-shape and --dim, as mappings."""
-    command = click.option(
-        "--dim",
-        "dims",
-        type=dim,
-        metavar="NAME=SIZE",
-        multiple=True,
-        callback=lambda _, __, pairs: once(pairs, "--dim"),
-        help="Size of a symbolic dim, such as batch=1; repeatable.",
-    )(command)
-    return click.option(
+shapes = group(
+    click.option(
         "--input-shape",
         "input_shapes",
         type=input_shape,
@@ -78,65 +101,68 @@ def shapes(command: Command) -> Command:
         multiple=True,
         callback=lambda _, __, pairs: once(pairs, "--input-shape"),
         help="Shape of an input, such as x:1,3,224,224; repeatable.",
-    )(command)
+    ),
+    click.option(
+        "--dim",
+        "dims",
+        type=dim,
+        metavar="NAME=SIZE",
+        multiple=True,
+        callback=lambda _, __, pairs: once(pairs, "--dim"),
+        help="Size of a symbolic dim, such as batch=1; repeatable.",
+    ),
+)
+"""--input-shape and --dim, as mappings."""
+
+freeze_inputs = click.option(
+    "--freeze-inputs",
+    is_flag=True,
+    help="Make initializers that are also inputs constants, and inputs no longer.",
+)
+
+batch = click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Samples a run takes from --data.",
+)
+
+preprocess = click.option(
+    "--preprocess",
+    metavar="PRESET|MODULE:FUNCTION",
+    help="How pictures become inputs: imagenet, unit (0 to 1), symmetric (-1 to 1) or raw, with"
+    " options such as unit,resize=256,crop=224,mean=0.5,std=0.2,bgr; or a function of uint8"
+    " pixels (height, width, 3).",
+)
+
+seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of made inputs.",
+)
 
 
-def feeds(command: Command) -> Command:
-    """--data, --batch, --preprocess and --seed: what the models are run on."""
-    return data(
-        "Inputs to run on: .npz (keys are input names), .npy, a folder of them, a folder of"
-        " pictures with --preprocess, or a function that gives dicts. Without it, inputs are made"
-        " from the model's signature."
-    )(command)
-
-
-def data(help_text: str, metavar: str = "PATH|MODULE:FUNCTION") -> Callable[[Command], Command]:
+def data(help_text: str, metavar: str = "PATH|MODULE:FUNCTION") -> Decorator:
     """--data with what it means to the command, --batch, --preprocess and --seed."""
-
-    def decorated(command: Command) -> Command:
-        command = preprocess(batch(seed(command)))
-        return click.option("--data", metavar=metavar, help=help_text)(command)
-
-    return decorated
+    return group(click.option("--data", metavar=metavar, help=help_text), preprocess, batch, seed)
 
 
-def batch(command: Command) -> Command:
-    """--batch."""
-    return click.option(
-        "--batch",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="Samples a run takes from --data.",
-    )(command)
+feeds = data(f"Inputs to run on: {FORMS}. Without it, inputs are made from the model's signature.")
+"""What the models are run on."""
 
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Threads of a session; 0 leaves it to onnxruntime.",
+)
 
-def preprocess(command: Command) -> Command:
-    """--preprocess."""
-    return click.option(
-        "--preprocess",
-        metavar="PRESET|MODULE:FUNCTION",
-        help="How pictures become inputs: imagenet, unit (0 to 1), symmetric (-1 to 1) or raw, with"
-        " options such as unit,resize=256,crop=224,mean=0.5,std=0.2,bgr; or a function of uint8"
-        " pixels (height, width, 3).",
-    )(command)
-
-
-def seed(command: Command) -> Command:
-    """--seed."""
-    return click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Seed of made inputs.",
-    )(command)
-
-
-def runtime(command: Command) -> Command:
-    """--provider and --threads: where the models run."""
-    command = threads(command)
-    return click.option(
+runtime = group(
+    click.option(
         "--provider",
         "providers",
         multiple=True,
@@ -145,58 +171,120 @@ def runtime(command: Command) -> Command:
         metavar="NAME",
         help="onnxruntime execution provider, such as cuda; repeatable, in order of preference."
         " Without it, cpu.",
-    )(command)
+    ),
+    threads,
+)
+"""--provider and --threads: where the models run."""
 
 
-def threads(command: Command) -> Command:
-    """--threads."""
-    return click.option(
-        "--threads",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Threads of a session; 0 leaves it to onnxruntime.",
-    )(command)
-
-
-def written(command: Command) -> Command:
-    """-o: where the result goes."""
-    return click.option("-o", "--output", metavar="PATH", help="Where to write the result.")(
-        command
+def measuring(allowed: str, cls: type[click.Option] = click.Option) -> Decorator:
+    """--metric, --labels and --max-drop; `allowed` is the help of the last."""
+    return group(
+        click.option(
+            "--metric",
+            default="auto",
+            show_default=True,
+            metavar="NAME|MODULE:FUNCTION",
+            help="How loss is measured: top1, agreement, sqnr, cosine, or a function of outputs and"
+            " feeds that gives more for better; auto takes agreement for scores of classes, else"
+            " sqnr.",
+            cls=cls,
+        ),
+        click.option(
+            "--labels",
+            metavar="PATH",
+            callback=lambda _, __, path: labels(path),
+            help="For top1: an .npy with the class of each sample.",
+            cls=cls,
+        ),
+        click.option("--max-drop", type=share, metavar="SHARE", help=allowed, cls=cls),
     )
 
 
-def saving(command: Command) -> Command:
-    """--external and --overwrite: how a result is written."""
-    command = click.option(
-        "--overwrite", is_flag=True, help="Let the output take the place of the input."
-    )(command)
+NO_LIMIT = "Write nothing where more is lost, such as 2%; without it anything goes."
+
+
+def plans(cls: type[click.Option] = click.Option) -> Decorator:
+    """--plan-only and --plan."""
+    return group(
+        click.option(
+            "--plan-only", metavar="PATH", help="Write the plan as JSON, and stop.", cls=cls
+        ),
+        click.option(
+            "--plan",
+            metavar="PATH",
+            help="Carry out this plan, as --plan-only wrote it.",
+            cls=cls,
+        ),
+    )
+
+
+def keep(what: str) -> Decorator:
+    """--keep with what it does to what is named."""
     return click.option(
+        "--keep",
+        multiple=True,
+        metavar="NAME",
+        help=f"{what}; patterns such as '*head*'; repeatable.",
+    )
+
+
+written = click.option("-o", "--output", metavar="PATH", help="Where to write the result.")
+
+overwrite = click.option(
+    "--overwrite", is_flag=True, help="Let the output take the place of the input."
+)
+
+saving = group(
+    click.option(
         "--external",
         type=click.Choice(["keep", "inline", "file"]),
         default="keep",
         show_default=True,
         help="Where weights go: as in the input, into the model, or into a file beside it.",
-    )(command)
+    ),
+    overwrite,
+)
+"""--external and --overwrite: how a result is written."""
+
+output = group(
+    click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+    ),
+)
+"""--quiet and --json: what is printed."""
 
 
 def reporting(command: Command) -> Command:
-    """--report, --verbose, --quiet and --json: what is told, and where."""
-    command = click.option(
-        "--verbose", "-v", is_flag=True, help="Show every rule, node, reason and output."
-    )(output(command))
-    return click.option(
-        "--report",
-        "reports",
-        multiple=True,
-        metavar="PATH",
-        help="Also write the report as .html, .md or .json; repeatable.",
-    )(command)
+    """--report, --verbose, --quiet and --json, which reach the command as `telling`.
 
+    A report that could not be written is refused before any work is done.
+    """
 
-def output(command: Command) -> Command:
-    """--quiet and --json: what is printed."""
-    command = click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
-    )(command)
-    return click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")(command)
+    @functools.wraps(command)
+    def told(
+        *given: Any,
+        reports: tuple[str, ...],
+        verbose: bool,
+        quiet: bool,
+        as_json: bool,
+        **asked: Any,
+    ) -> Any:
+        telling = Telling(reports, verbose, quiet, as_json)
+        return command(*given, telling=telling, **asked)
+
+    decorated = group(
+        click.option(
+            "--report",
+            "reports",
+            multiple=True,
+            metavar="PATH",
+            help="Also write the report as .html, .md or .json; repeatable.",
+        ),
+        click.option(
+            "--verbose", "-v", is_flag=True, help="Show every rule, node, reason and output."
+        ),
+        output,
+    )
+    return decorated(cast("Command", told))

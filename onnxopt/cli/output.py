@@ -5,14 +5,65 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from onnxopt.cli.progress import Progress
 from onnxopt.errors import BadInput, BadOutput
 from onnxopt.report.page import Page
 
 FACES = (".html", ".json", ".md")
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What is told, and where: --report, --verbose, --quiet and --json.
+
+    Raises BadInput or BadOutput for a report that could not be written.
+    """
+
+    reports: tuple[str, ...] = ()
+    verbose: bool = False
+    quiet: bool = False
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        for path in self.reports:
+            check_face(path)
+
+    @property
+    def wants_html(self) -> bool:
+        """Whether a report of every detail is to be written."""
+        return any(path.lower().endswith(".html") for path in self.reports)
+
+    def progress(self) -> Progress:
+        """What shows how far the work is."""
+        return Progress(quiet=self.quiet or self.as_json)
+
+    def tell(self, record: object, page: Callable[..., Page]) -> None:
+        """Write the reports and print the record; `page` takes it, and whether to say it all."""
+        for path in self.reports:
+            write_report(record, lambda: page(record, verbose=True), path)
+        emit(
+            record, lambda: page(record, verbose=self.verbose), as_json=self.as_json,
+            quiet=self.quiet,
+        )  # fmt: skip
+
+
+def ended(passed: bool, what: str) -> int:
+    """The exit code of a command; where a promise was broken, stderr says `what`."""
+    if passed:
+        return 0
+    click.echo(f"error: {what}", err=True)
+    return 1
+
+
+def need_output(path: str | None) -> None:
+    """Raise BadInput where a command that only writes has nowhere to write to."""
+    if path is None:
+        raise BadInput("there is nowhere to write the result to", hint="give -o OUT")
 
 
 def emit(record: object, page: Callable[[], Page], *, as_json: bool, quiet: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from onnxopt.cli import options, quantizing
-from onnxopt.cli.output import check_face
+from onnxopt.cli.output import Telling
 
 
 @click.command("quantize", short_help="Make a model run in integers where that pays.")
@@ -20,13 +20,11 @@ from onnxopt.cli.output import check_face
 @options.threads
 @options.saving
 @options.reporting
-def command(model: str, reports: tuple[str, ...], no_bench: bool, **asked: Any) -> int:
+def command(model: str, telling: Telling, no_bench: bool, **asked: Any) -> int:
     """Quantize MODEL to 8 bits where onnxruntime then really computes in integers, where that is
     faster, and as far as the accuracy holds.
 
     What comes out is never slower than the float model: where integers do not pay, it is the
     optimized float model. Exit code 1 means that the budget was missed, and nothing was written.
     """
-    for path in reports:
-        check_face(path)
-    return quantizing.carry_out(model, reports=reports, bench=not no_bench, **asked)
+    return quantizing.carry_out(model, telling=telling, bench=not no_bench, **asked)

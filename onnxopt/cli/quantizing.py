@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxopt.cli import options
-from onnxopt.cli.output import emit, write_report, write_text
-from onnxopt.cli.progress import Progress
+from onnxopt.cli.output import Telling, ended, write_text
 from onnxopt.errors import BadInput
 
 if TYPE_CHECKING:
     from onnxopt.report.quantization import QuantizationReport
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 MODES = ["static", "dynamic", "weights", "fp16", "bf16", "auto"]
 METHODS = ["minmax", "average", "percentile", "entropy", "mse"]
 TARGETS = "cpu, openvino, tensorrt, qnn, qnn16 (activations of 16 bits) or generic"
 WHERE = "PATH|MODULE:FUNCTION|random"
-DATA = (
-    "Samples of real inputs: .npz (keys are input names), .npy, a folder of them, or a function"
-    " that gives dicts; or a folder of pictures with --preprocess. Each fifth run is kept apart to"
-    " measure on. `random` makes noise up."
-)
+DATA = f"{options.APART} `random` makes noise up."
 
 
 class Option(click.Option):
@@ -47,14 +39,7 @@ class Sectioned(click.Command):
                 formatter.write_dl(rows)
 
 
-def choices(command: Command) -> Command:
-    """How a model is to be quantized; see refuse_without."""
-    for decorate in reversed(_OPTIONS):
-        command = decorate(command)
-    return command
-
-
-_OPTIONS: list[Callable[[Any], Any]] = [
+choices = options.group(
     click.option(
         "--mode",
         type=click.Choice(MODES),
@@ -81,28 +66,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--target", default="cpu", show_default=True, help=f"One of {TARGETS}.", cls=Option
     ),
-    click.option(
-        "--metric",
-        default="auto",
-        show_default=True,
-        metavar="NAME|MODULE:FUNCTION",
-        help="How loss is measured: top1, agreement, sqnr, cosine, or a function of outputs and"
-        " feeds that gives more for better; auto takes agreement for scores of classes, else sqnr.",
-        cls=Option,
-    ),
-    click.option(
-        "--labels",
-        metavar="PATH",
-        help="For top1: an .npy with the class of each sample.",
-        cls=Option,
-    ),
-    click.option(
-        "--max-drop",
-        type=options.share,
-        metavar="SHARE",
-        help="How much may be lost, such as 0.5%: of top1, of the cosine, as noise over signal for"
+    options.measuring(
+        "How much may be lost, such as 0.5%: of top1, of the cosine, as noise over signal for"
         " sqnr (0.005 is 23 dB). Without it 0.5%, and 0.7% of agreement.",
-        cls=Option,
+        Option,
     ),
     click.option(
         "--method",
@@ -120,12 +87,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="What the percentile method keeps, in per cent.",
         cls=Option,
     ),
-    click.option(
-        "--plan-only", metavar="PATH", help="Write the plan as JSON, and stop.", cls=Option
-    ),
-    click.option(
-        "--plan", metavar="PATH", help="Carry out this plan, as --plan-only wrote it.", cls=Option
-    ),
+    options.plans(Option),
     click.option(
         "--strict",
         is_flag=True,
@@ -150,7 +112,8 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="Keep ranges there, for the same model and data.",
         cls=Option,
     ),
-]
+)
+"""How a model is to be quantized; see refuse_without."""
 
 
 def refuse_without(ctx: click.Context, allowed: Collection[str] = ()) -> None:
@@ -169,11 +132,7 @@ def carry_out(
     model: str,
     *,
     plan_only: str | None,
-    labels: str | None,
-    reports: tuple[str, ...],
-    verbose: bool,
-    quiet: bool,
-    as_json: bool,
+    telling: Telling,
     sensitivity: bool,
     **asked: Any,
 ) -> int:
@@ -181,39 +140,24 @@ def carry_out(
     from onnxopt import api_quantize
     from onnxopt.report.quantization_page import quantization_page
 
-    with Progress(quiet=quiet or as_json) as progress:
+    with telling.progress() as progress:
         result = api_quantize.quantize(
             model,
-            labels=None if labels is None else read_labels(labels),
             plan_only=plan_only is not None,
-            sensitivity=sensitivity or any(path.lower().endswith(".html") for path in reports),
-            progress=lambda share, doing: progress.share(share, doing),
+            sensitivity=sensitivity or telling.wants_html,
+            progress=progress.share,
             **asked,
         )
-    report = result.report
     if plan_only is not None:
         write_text(plan_only, result.plan.to_json() + "\n")
-    for path in reports:
-        write_report(report, lambda: quantization_page(report, verbose=True), path)
-    emit(report, lambda: quantization_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
-    return 0 if report.passed else _failed(report, bool(asked["keep_best"]))
+    telling.tell(result.report, quantization_page)
+    return ended(result.report.passed, _complaint(result.report, bool(asked["keep_best"])))
 
 
-def _failed(report: QuantizationReport, keep_best: bool) -> int:
+def _complaint(report: QuantizationReport, keep_best: bool) -> str:
+    if not report.agrees:
+        return "the optimized model does not agree with the model; nothing was written"
     what = (
         "the budget is missed" if report.verdict == "over budget" else "planned nodes stayed float"
     )
-    end = "" if keep_best else "; nothing was written, --keep-best writes the best found"
-    if not report.agrees:
-        what, end = "the optimized model does not agree with the model", "; nothing was written"
-    click.echo(f"error: {what}{end}", err=True)
-    return 1
-
-
-def read_labels(path: str) -> Any:
-    """The class of each sample, from an .npy. Raises BadInput where there is none."""
-    from onnxopt.check.arrays import read_npy
-
-    if not Path(path).is_file() or Path(path).suffix != ".npy":
-        raise BadInput(f"there are no labels at {path}", hint="save them with numpy.save")
-    return read_npy(Path(path))
+    return what if keep_best else f"{what}; nothing was written, --keep-best writes the best found"

@@ -7,10 +7,7 @@ from typing import Any
 import click
 
 from onnxopt.cli import options
-from onnxopt.cli.output import check_face, emit, write_report
-from onnxopt.cli.progress import Progress
-from onnxopt.cli.quantizing import read_labels
-from onnxopt.errors import BadInput
+from onnxopt.cli.output import Telling, ended, need_output
 
 
 @click.command("sparsify", short_help="Put zeros or few values into weights, for other runtimes.")
@@ -28,11 +25,7 @@ from onnxopt.errors import BadInput
     metavar="COUNT",
     help="Let the weights of a tensor take so many values at most, such as 16 or 256.",
 )
-@options.data(
-    "Samples of real inputs, no labels: .npz (keys are input names), .npy, a folder of them, a"
-    " folder of pictures with --preprocess, or a function that gives dicts. Each fifth run is kept"
-    " apart to measure on."
-)
+@options.data(options.APART)
 @click.option(
     "--score",
     type=click.Choice(["reconstruction", "magnitude"]),
@@ -43,39 +36,13 @@ from onnxopt.errors import BadInput
     type=click.Choice(["least-squares", "none"]),
     help="Whether the weights that stay make up for those that go; they do where there is data.",
 )
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="NAME",
-    help="Leave this node or weight as it is; patterns such as '*head*'; repeatable.",
-)
-@click.option(
-    "--metric",
-    default="auto",
-    show_default=True,
-    metavar="NAME|MODULE:FUNCTION",
-    help="How the loss is measured: top1, agreement, sqnr, cosine, or a function.",
-)
-@click.option("--labels", metavar="PATH", help="For top1: an .npy with the class of each sample.")
-@click.option(
-    "--max-drop",
-    type=options.share,
-    metavar="SHARE",
-    help="Write nothing where more is lost, such as 2%; without it anything goes.",
-)
+@options.keep("Leave this node or weight as it is")
+@options.measuring(options.NO_LIMIT)
 @options.shapes
 @options.threads
 @options.saving
 @options.reporting
-def command(
-    model: str,
-    reports: tuple[str, ...],
-    labels: str | None,
-    verbose: bool,
-    quiet: bool,
-    as_json: bool,
-    **asked: Any,
-) -> int:
+def command(model: str, telling: Telling, **asked: Any) -> int:
     """Put zeros into MODEL's weights, or let them take a few values only.
 
     onnxruntime's CPU provider gains nothing from either: file, work and time stay as they are. It
@@ -83,25 +50,11 @@ def command(
     compressed. To make a model faster in onnxruntime, see `onnxopt prune`. Exit code 1 means that
     more was lost than --max-drop allows, and nothing was written.
     """
-    for path in reports:
-        check_face(path)
-    if asked["output"] is None:
-        raise BadInput("there is nowhere to write the result to", hint="give -o OUT")
+    need_output(asked["output"])
     from onnxopt import api_sparsify
     from onnxopt.report.sparsity import sparsity_page
 
-    with Progress(quiet=quiet or as_json) as progress:
-        result = api_sparsify.sparsify(
-            model,
-            labels=None if labels is None else read_labels(labels),
-            progress=lambda share, doing: progress.share(share, doing),
-            **asked,
-        )
-    report = result.report
-    for path in reports:
-        write_report(report, lambda: sparsity_page(report, verbose=True), path)
-    emit(report, lambda: sparsity_page(report, verbose=verbose), as_json=as_json, quiet=quiet)
-    if report.passed:
-        return 0
-    click.echo("error: the budget is missed; nothing was written", err=True)
-    return 1
+    with telling.progress() as progress:
+        report = api_sparsify.sparsify(model, progress=progress.share, **asked).report
+    telling.tell(report, sparsity_page)
+    return ended(report.passed, "the budget is missed; nothing was written")

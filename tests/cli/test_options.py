@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import pytest
 
-from onnxopt.cli.options import dim, input_shape, once, share
+from onnxopt.cli.options import dim, group, input_shape, once, share
 from onnxopt.errors import BadInput
 
 
@@ -59,3 +61,42 @@ def test_the_same_thing_said_twice_is_once() -> None:
 def test_two_sizes_for_one_dim_contradict_each_other() -> None:
     with pytest.raises(BadInput, match="--dim gives 'batch' twice: 1 and 2"):
         once([("batch", 1), ("batch", 2)], "--dim")
+
+
+def test_a_group_shows_its_options_in_their_order() -> None:
+    @click.command()
+    @group(click.option("--first"), group(click.option("--second"), click.option("--third")))
+    @click.option("--last")
+    def command(**asked: Any) -> None: ...
+
+    assert [each.name for each in command.params] == ["first", "second", "third", "last"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["optimize", "absent.onnx"],
+        ["optimize", "absent.onnx", "--prune", "0.8", "--data", "absent.npz"],
+        ["quantize", "absent.onnx"],
+        ["prune", "absent.onnx", "--macs", "0.8"],
+        ["prune", "absent.onnx", "--explain"],
+        ["sparsify", "absent.onnx", "--sparsity", "2:4"],
+        ["distill", "absent.onnx", "absent.onnx"],
+    ],
+)
+def test_a_report_without_a_face_is_refused_before_any_work(ran: Any, command: list[str]) -> None:
+    code, _, told = ran(*command, "--report", "report.txt")
+    assert code == 2 and "end it in .html, .md or .json" in told
+
+
+@pytest.mark.parametrize("command", ["prune", "sparsify"])
+def test_a_command_that_only_writes_needs_somewhere_to_write_to(ran: Any, command: str) -> None:
+    code, _, told = ran(command, "absent.onnx")
+    assert code == 2 and "give -o OUT" in told
+
+
+@pytest.mark.parametrize("command", ["quantize", "prune", "sparsify"])
+@pytest.mark.parametrize("name", ["absent.npy", "labels.txt"])
+def test_labels_that_are_not_there_are_refused(ran: Any, command: str, name: str) -> None:
+    code, _, told = ran(command, "absent.onnx", "-o", "out.onnx", "--labels", name)
+    assert code == 2 and f"no labels at {name}" in told
