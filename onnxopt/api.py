@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import onnx_ir as ir
 
 from onnxopt import io
+from onnxopt.arguments import explained
 from onnxopt.bench.cost import cost
 from onnxopt.config import Exactness, Level, Options
 from onnxopt.errors import BadInput, RuntimeFailed
@@ -32,8 +33,19 @@ Reader: TypeAlias = "Callable[[ir.Model], Any]"
 """Feeds for a model, from the user's data."""
 
 
+class Saved:
+    """What holds a model that can be written."""
+
+    __slots__ = ()
+    model: ir.Model
+
+    def save(self, path: str | os.PathLike[str], *, external: io.External = "keep") -> Path:
+        """Write the model (see io.save)."""
+        return io.save(self.model, path, external=external)
+
+
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(Saved):
     """An optimized model and the record of how it came about."""
 
     model: ir.Model
@@ -44,11 +56,8 @@ class Result:
         """The model as a ModelProto with all weights inside. Raises BadModel above 2 GB."""
         return io.to_proto(self.model)
 
-    def save(self, path: str | os.PathLike[str], *, external: io.External = "keep") -> Path:
-        """Write the model (see io.save)."""
-        return io.save(self.model, path, external=external)
 
-
+@explained
 def optimize(
     model: io.Source,
     *,
@@ -84,23 +93,14 @@ def optimize(
         freeze_inputs: Make initializers that are also inputs constants, and inputs no longer.
         max_growth: The share of the file's size that folding may add.
         opset: Raise the default domain's opset to this.
-        input_shapes: New shapes of inputs, by name.
-        dims: Sizes of symbolic dims, by name.
         only: Names of the only rules and passes to run.
         disable: Names of rules and passes to leave out.
         enable: Names of rules to run that are off by themselves.
-        seed: Seed of the feeds that are made up.
         passes: Further passes of the user's, run after ours under the same guard.
         check: Prove parity with onnxruntime.
         bench: Time both models with onnxruntime.
         data: Feeds (see check.data.read_data); made up from the signature where None.
-        batch: Samples a run of `data`.
-        preprocess: How pictures in `data` become inputs, see check.images.Preprocess.
         providers: Execution providers for the timing.
-        threads: Threads inside an operator for proof and timing; 0 lets onnxruntime choose.
-        output: Where to write the result; nothing is written where parity failed.
-        external: Where weights go when `output` is written (see io.save).
-        overwrite: Allow `output` to be the input file.
         progress: Called with a word on what is going on.
 
     Raises:

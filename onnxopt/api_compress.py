@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from onnxopt import api, api_quantize, io
-from onnxopt.api_steps import Asked, Choices, Judge, Progress, Run
+from onnxopt import api, io
+from onnxopt.api_call import Call, Data
+from onnxopt.api_steps import Asked, Choices, Judge, Run
+from onnxopt.arguments import FIRST, Progress, budget, explained, keywords
 from onnxopt.check.metric import metric as metric_of
 from onnxopt.errors import BadInput
 from onnxopt.quantize import samples, static
@@ -21,7 +21,6 @@ from onnxopt.report.record import Versions
 
 MAX_DROP = 0.03
 """What may be lost unless the user says otherwise: who removes a part of a model expects to."""
-FIRST = api_quantize.FIRST
 PRUNE = (
     "macs", "params", "latency", "ratio", "threshold", "score", "recover", "normalize", "keep",
     "rounding", "max_ratio", "plan",
@@ -37,17 +36,14 @@ QUANTIZE = (
 
 
 @dataclass(frozen=True, slots=True)
-class CompressResult:
+class CompressResult(api.Saved):
     """What is left of the model, and the record of how it came about."""
 
     model: ir.Model
     report: CompressionReport
 
-    def save(self, path: str | os.PathLike[str], *, external: io.External = "keep") -> Path:
-        """Write the model (see io.save)."""
-        return io.save(self.model, path, external=external)
 
-
+@explained
 def compress(
     model: io.Source,
     *,
@@ -79,63 +75,43 @@ def compress(
     what was kept. Pruning that loses too much is first taught, where that is asked for.
 
     Args:
-        model: A float model; it is never changed.
-        data: Samples of real inputs (see check.data.read_data).
         prune: The share of the multiply-accumulates to keep, or keywords of `onnxopt.prune` among
             PRUNE.
         distill: Whether the model is to teach what pruning left (needs torch), or keywords of
             `onnxopt.distill` among DISTILL.
         quantize: Whether to quantize then, or keywords of `onnxopt.quantize` among QUANTIZE.
-        metric: How loss is measured, see check.metric.metric.
-        labels: Class indices of all samples, for the metric "top1".
         max_drop: How much all steps together may lose, see check.metric.Score; 0.03 by default.
         bench: Time the models; without it a step is kept untimed.
-        batch: Samples a run of `data`.
-        preprocess: How pictures in `data` become inputs, see check.images.Preprocess.
-        optimize: How the model is optimized first: keywords of `onnxopt.optimize` among FIRST.
-        seed: Seed of what is made up.
-        input_shapes: New shapes of inputs, by name.
-        dims: Sizes of symbolic dims, by name.
-        threads: Threads inside an operator; 0 lets onnxruntime choose.
-        output: Where to write the result; nothing is written where `report.passed` is False.
-        external: Where weights go when `output` is written (see io.save).
-        overwrite: Allow `output` to be the input file.
-        progress: Told how far it is.
 
     Raises:
         OnnxoptError: A child of it, each with a hint: the model, the data, an option or the output
             is not usable, the target of pruning is out of reach, or torch is missing.
     """
-    started = time.perf_counter()
     asked = _asked(prune, distill, quantize, optimize)
-    budget = _budget(max_drop)
-    chosen = metric_of(metric, labels)
     _refuse(data)
-    original = io.load(model)
+    allowed = MAX_DROP if max_drop is None else max_drop
+    call = Call(
+        model, Data(data, batch, preprocess, metric_of(metric, labels), budget(allowed)), seed,
+        input_shapes, dims, threads, output, external, overwrite, progress,
+    )  # fmt: skip
+    original = call.load()
     if asked.quantize is not None:
         static.refuse(original)
-    if output is not None:
-        io.check_target(original, output, overwrite=overwrite)
-    say = progress or (lambda share, doing: None)
-    fresh = api.optimize(
-        model, bench=False, seed=seed, input_shapes=input_shapes, dims=dims, threads=threads,
-        progress=lambda doing: say(0.0, doing), **asked.optimize,
-    )  # fmt: skip
-    split = samples.split(
-        data, fresh.model, batch=batch, preprocess=preprocess, labels=labels, seed=seed
-    )
-    judge = Judge(chosen, split, original, threads)
-    run = Run(asked, judge, Choices(budget, bench, threads, seed, say), fresh.model)
+    fresh = call.optimized(**asked.optimize)
+    split = call.split(fresh.model)
+    assert split is not None
+    judge = Judge(call.data.metric, split, original, threads)
+    run = Run(asked, judge, Choices(allowed, bench, threads, seed, call.say), fresh.model)
     timing = None
     if fresh.report.passed:
         run.prune_and_teach()
         run.quantize()
         timing = run.timing(original) if bench else None
     report = CompressionReport(
-        source=api.name_of(model),
-        output="<memory>" if output is None else os.fspath(output),
+        source=call.source,
+        output=call.target,
         metric=run.kept.score.metric,
-        max_drop=budget,
+        max_drop=allowed,
         score=run.kept.score,
         decisions=tuple(run.decisions),
         stages=run.stages(fresh.report.before, timing),
@@ -146,10 +122,9 @@ def compress(
         quantization=run.reports.get("quantize"),
         versions=Versions.here(),
         notes=(split.note, *fresh.report.notes),
-        seconds=time.perf_counter() - started,
+        seconds=call.seconds,
     )
-    if output is not None and report.passed:
-        io.save(run.kept.model, output, external=external, overwrite=overwrite)
+    call.write(run.kept.model, passed=report.passed)
     return CompressResult(run.kept.model, report)
 
 
@@ -185,20 +160,7 @@ def _known(step: str, given: Any, names: Sequence[str]) -> Mapping[str, Any] | N
         return {}
     if not isinstance(given, Mapping):
         raise BadInput(f"{step}={given!r} says nothing", hint=f"give some of {', '.join(names)}")
-    for name in given:
-        if name not in names:
-            raise BadInput(
-                f"{name!r} is nothing to choose for {step}", hint=f"choose from {', '.join(names)}"
-            )
-    return dict(given)
-
-
-def _budget(max_drop: float | None) -> float:
-    if max_drop is None:
-        return MAX_DROP
-    if not 0 <= max_drop < float("inf"):
-        raise BadInput(f"the drop can't be {max_drop}", hint="give 0 or more, such as 0.03")
-    return max_drop
+    return keywords(step, given, names)
 
 
 def _refuse(data: Any) -> None:

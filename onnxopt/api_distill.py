@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import onnx_ir as ir
 
 from onnxopt import api, io
+from onnxopt.arguments import Progress, explained, silent
 from onnxopt.check.metric import Score
 from onnxopt.check.metric import metric as metric_of
 from onnxopt.distill.door import require_torch
@@ -32,22 +33,18 @@ from onnxopt.runtime.sessions import Session
 if TYPE_CHECKING:
     from onnxopt.distill.teach import Taught
 
-Progress: TypeAlias = "Callable[[float, str], None]"
 Matches: TypeAlias = "str | Mapping[str, str] | Sequence[tuple[str, str]]"
 
 
 @dataclass(frozen=True, slots=True)
-class DistillResult:
+class DistillResult(api.Saved):
     """The student with the best weights seen, and the record of how it came to them."""
 
     model: ir.Model
     report: DistillReport
 
-    def save(self, path: str | os.PathLike[str], *, external: io.External = "keep") -> Path:
-        """Write the model (see io.save)."""
-        return io.save(self.model, path, external=external)
 
-
+@explained
 def distill(
     teacher: io.Source,
     student: io.Source,
@@ -110,16 +107,13 @@ def distill(
             goes on to the end.
         average: Judge and keep weights averaged over the last tenth of the steps.
         freeze: Names of constants that stay as they are.
-        preprocess: How pictures in `data` become inputs, see check.images.Preprocess.
         device: "cpu", "cuda" or "cuda:N".
         threads: Threads of torch and onnxruntime; 0 lets them choose.
         seed: Seed of the order of samples and of their variations.
         checkpoint: A file to go on from after an interrupt.
         resume: Go on from it, if it is there; the rest must be as it was.
         output: Where to write the student.
-        external: Where weights go when `output` is written (see io.save).
         overwrite: Allow `output` to be the student's own file.
-        progress: Told how far it is.
 
     Raises:
         OnnxoptError: A child of it, each with a hint: torch is missing, a model, the data or an
@@ -141,7 +135,7 @@ def distill(
         io.check_target(pupil, output, overwrite=overwrite)
     taught = teach(
         guide, pupil, data, settings, preprocess=preprocess,
-        progress=progress or (lambda share, doing: None),
+        progress=progress or silent,
     )  # fmt: skip
     before, after = _scores(guide, pupil, taught, threads)
     report = DistillReport(

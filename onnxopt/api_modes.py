@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import onnx_ir as ir
 
 from onnxopt import api, io
+from onnxopt.api_call import Call
 from onnxopt.bench.cost import cost
 from onnxopt.bench.race import Race
 from onnxopt.bench.race import race as race_models
@@ -38,8 +37,6 @@ from onnxopt.registry import quant_specs
 from onnxopt.report.quantization import QuantizationReport, layers_of, stages_of
 from onnxopt.report.record import Versions
 
-Progress: TypeAlias = "Callable[[float, str], None]"
-
 LEAST_OPSET = 13
 """The first opset with a scale for each channel."""
 _TIMED = 2
@@ -50,22 +47,15 @@ _TIMED = 2
 class Request:
     """What a user asked for, checked; `api_quantize.quantize` says what each part is."""
 
+    call: Call
     mode: str
     packing: Packing
     settings: Settings
-    data: Any = None
-    labels: Any = None
-    batch: int = 1
-    preprocess: str | None = None
     plan: QuantPlan | None = None
     plan_only: bool = False
     strict: bool = False
     bench: bool = True
     first: Mapping[str, Any] | None = None
-    seed: int = 0
-    input_shapes: Mapping[str, Sequence[int]] | None = None
-    dims: Mapping[str, int] | None = None
-    progress: Progress = field(default=lambda share, doing: None)
 
     @property
     def opset(self) -> int:
@@ -115,14 +105,14 @@ def refuse(model: ir.Model, request: Request) -> None:
     static.refuse(model)
     if mode == "static":
         # Nobody should wait for the rewriting to be told this.
-        samples.require(request.data)
+        samples.require(request.call.data.source)
         check_target(target if request.plan is None else request.plan.target, quant_specs())
     known = {"dynamic": DYNAMIC_TARGETS, "auto": ("cpu",), "weights": WEIGHT_TARGETS}.get(mode)
     if known is not None:
         refuse_target(mode, target, known)
 
 
-def prepare(model: io.Source, original: ir.Model, request: Request) -> Prepared:
+def prepare(original: ir.Model, request: Request) -> Prepared:
     """Optimize the model, name its nodes, read the data.
 
     Raises OnnxoptError where the model or the data is not usable.
@@ -138,28 +128,20 @@ def prepare(model: io.Source, original: ir.Model, request: Request) -> Prepared:
         if request.first is None:
             first["check"] = False
             notes[-1] += ", and that optimizing it changed nothing was not proven"
-    progress = request.progress
-    fresh = api.optimize(
-        model, bench=False, seed=request.seed, input_shapes=request.input_shapes,
-        dims=request.dims, threads=request.settings.threads,
-        progress=lambda doing: progress(0.0, doing), **first,
-    )  # fmt: skip
+    fresh = request.call.optimized(**first)
     named = fresh.model.clone()
     name_all(named)
     return Prepared(original, fresh, named, _samples(fresh.model, request, notes), tuple(notes))
 
 
 def _samples(model: ir.Model, request: Request, notes: list[str]) -> samples.Samples | None:
-    if request.data is None and request.mode != "static":
+    found = request.call.split(model)
+    if found is None:
         if request.mode != "auto":
             notes.append("there is no data: what it costs in accuracy was not measured")
         return None
-    if isinstance(request.data, str) and request.data == samples.RANDOM:
+    if request.call.data.is_noise:
         notes.append("the samples are noise: neither ranges nor losses say much about real inputs")
-    found = samples.split(
-        request.data, model, batch=request.batch, preprocess=request.preprocess,
-        labels=request.labels, seed=request.seed,
-    )  # fmt: skip
     notes.append(found.note)
     return found
 
@@ -212,13 +194,13 @@ def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:
         assert prepared.samples is not None
         outcome = static.quantize_static(
             prepared.optimized.model, prepared.samples, request.settings, race=raced,
-            plan=request.plan, plan_only=request.plan_only, progress=request.progress,
+            plan=request.plan, plan_only=request.plan_only, progress=request.call.say,
         )  # fmt: skip
     else:
         shapes.infer(prepared.named)
         given = Given(
             request.settings, prepared.samples, lambda made: _timed(made, prepared, request), raced,
-            request.plan, request.plan_only, request.progress,
+            request.plan, request.plan_only, request.call.say,
         )  # fmt: skip
         outcome = run_mode(prepared.named, _mode(name, prepared, request), given)
         if outcome.model is prepared.named:
@@ -246,7 +228,7 @@ def _timed(made: ir.Model, prepared: Prepared, request: Request) -> Sequence[Map
     """The samples to time on: real ones, else made-up ones of likely sizes that `made` takes."""
     if prepared.samples is not None:
         return prepared.samples.held[:_TIMED]
-    return list(synthesize(made, seed=request.seed, count=_TIMED))
+    return list(synthesize(made, seed=request.call.seed, count=_TIMED))
 
 
 def _time(
@@ -264,7 +246,7 @@ def _time(
         names=("float", label, "original") if with_original else ("float", label),
         feeds=feeds[:_TIMED],
         threads=request.settings.threads,
-        progress=request.progress,
+        progress=request.call.say,
     )
 
 
@@ -273,16 +255,13 @@ def report_of(
     prepared: Prepared,
     request: Request,
     notes: tuple[str, ...],
-    started: float,
-    source: str,
-    output: str | os.PathLike[str] | None,
 ) -> QuantizationReport:
     """The record of what came of it."""
     outcome, timing, fresh = found.outcome, found.timing, prepared.optimized
     score = outcome.score
     return QuantizationReport(
-        source=source,
-        output="<memory>" if output is None else os.fspath(output),
+        source=request.call.source,
+        output=request.call.target,
         target=outcome.plan.target,
         mode=found.mode,
         verdict=outcome.verdict,
@@ -299,7 +278,7 @@ def report_of(
         bytes=None if outcome.best is None else io.model_bytes(outcome.best),
         versions=Versions.here(),
         notes=(*prepared.notes, *notes, *fresh.report.notes),
-        seconds=time.perf_counter() - started,
+        seconds=request.call.seconds,
         strict=request.strict,
         optimization=fresh.report,
         stages=stages_of(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import onnx_ir as ir
 
 from onnxopt import api_prune, api_quantize
+from onnxopt.arguments import Progress
 from onnxopt.bench.cost import Cost, cost_at
 from onnxopt.bench.race import race
 from onnxopt.bench.timing import Timing
@@ -21,8 +22,6 @@ from onnxopt.quantize import samples
 from onnxopt.quantize.modes import outputs
 from onnxopt.report.compression import Decision
 from onnxopt.report.stages import Stage, stage_of
-
-Progress: TypeAlias = "Callable[[float, str], None]"
 
 _MARGINS = 500
 """Further samples of which it is asked how near they lie to the borders of classes."""

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "onnxopt"
 # A module may import from its own layer and from those before it.
 LAYERS = [
     {"errors", "config", "_lazy"},
+    {"arguments"},
     {"ops"},
     {"wire", "tensors", "order", "atomic", "attributes"},
     {"reader"},
@@ -34,8 +35,10 @@ LAYERS = [
     {"bench"},
     {"report"},
     {"api"},
+    {"api_call"},
     {"api_modes"},
     {"api_distill"},
+    {"api_prune_steps"},
     {"api_prune", "api_quantize", "api_sparsify"},
     {"api_steps"},
     {"api_compress"},

@@ -6,14 +6,10 @@ from typing import Any
 
 import click
 
+from onnxopt.arguments import FIRST
 from onnxopt.cli import compressing, options, quantizing
 from onnxopt.cli.output import Telling, ended
 from onnxopt.errors import BadInput
-
-FIRST = (
-    "level", "only", "disable", "enable", "freeze_inputs", "max_growth", "opset", "passes", "check",
-)  # fmt: skip
-"""What is only for the rewriting that goes before quantization."""
 
 
 @click.command(

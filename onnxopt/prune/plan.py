@@ -7,11 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from onnxopt.arguments import plan_text
 from onnxopt.errors import BadInput
 from onnxopt.prune.allocate import Allocation, Menu, Price, allocate
 from onnxopt.prune.costs import prunable
@@ -137,11 +137,7 @@ def read_plan(plan: PrunePlan | str | os.PathLike[str] | None) -> PrunePlan | No
     """The plan, read where it is a path. Raises BadInput for what is none."""
     if plan is None or isinstance(plan, PrunePlan):
         return plan
-    try:
-        text = Path(plan).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the plan {plan} can't be read: {error}") from error
-    return PrunePlan.from_json(text)
+    return PrunePlan.from_json(plan_text(plan))
 
 
 def planned(groups: Sequence[Group], removal: Removal, target: Target, score: str) -> PrunePlan:

@@ -236,7 +236,7 @@ def test_a_partly_quantized_model_keeps_what_it_has() -> None:
         ({"mode": "int3"}, "there is no mode"),
         ({"mode": "dynamic", "target": "tensorrt"}, "does not run on the target"),
         ({"mode": "dynamic", "bits": 4}, "for the mode weights only"),
-        ({"mode": "dynamic", "max_drop": 0.1}, "only be measured on data"),
+        ({"mode": "dynamic", "max_drop": 0.1}, "only be measured on samples"),
         ({"mode": "dynamic", "data": {"z": normal(3, K)}}, "z"),
     ],
     ids=str,

@@ -1,0 +1,200 @@
+"""The steps of `prune`: optimize, plan, remove, prove, recover, teach, time, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxopt import api
+from onnxopt.api_call import Call
+from onnxopt.bench.cost import Cost, cost_at, macs_by_node
+from onnxopt.bench.race import race
+from onnxopt.bench.timing import Timing
+from onnxopt.check.feeds import synthesize
+from onnxopt.check.metric import Score
+from onnxopt.distill.door import require_torch
+from onnxopt.errors import BadInput
+from onnxopt.passes import shapes
+from onnxopt.prune import request, search
+from onnxopt.prune.explain import Explanation
+from onnxopt.prune.explain import explain as explain_groups
+from onnxopt.prune.plan import PrunePlan, nothing_left
+from onnxopt.prune.trial import Trials
+from onnxopt.quantize.samples import Samples
+from onnxopt.report.pruning import PruneReport
+from onnxopt.report.record import Versions
+from onnxopt.report.stages import Stage, stage_of
+from onnxopt.runtime.profile import node_times
+
+_TIMED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A pruned model with what was found on the way."""
+
+    model: ir.Model
+    plan: PrunePlan
+    divergences: Mapping[str, float]
+    explanation: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the steps of one call share.
+
+    `first` are keywords of `optimize`, and `given` is a plan to carry out.
+
+    Raises MissingExtra where torch is needed and is not there.
+    """
+
+    call: Call
+    settings: search.Settings
+    first: Mapping[str, Any]
+    given: PrunePlan | None
+    plan_only: bool
+
+    def __post_init__(self) -> None:
+        if self.settings.recover == "distill" or self.settings.score == "taylor":
+            require_torch()
+
+    def optimized(self) -> api.Result:
+        """The optimized model, normalizations whole where their scales are looked at."""
+        chosen = dict(self.first)
+        if self.settings.score == "batchnorm":
+            chosen["disable"] = (*chosen.get("disable", ()), *request.NORM_FOLDS)
+        return self.call.optimized(**chosen)
+
+    def made(self, model: ir.Model, split: Samples | None) -> Made:
+        """The optimized model pruned and recovered, with the samples kept apart never learned."""
+        made = self._pruned(model, split)
+        if self.plan_only:
+            return made
+        if self.settings.score == "batchnorm":
+            call = self.call
+            folded = api.optimize(made.model, bench=False, seed=call.seed, threads=call.threads)
+            made = replace(made, model=folded.model)
+        if self.settings.recover == "distill":
+            made = replace(made, model=self._taught(model, made.model, split))
+        return made
+
+    def _pruned(self, model: ir.Model, split: Samples | None) -> Made:
+        settings, say = self.settings, self.call.say
+        subject = subject_of(model, settings.keep)
+        weights = self._macs(subject.model)
+        explanation = explain_groups(subject.model, subject.groups, weights)
+        nothing_left(subject.groups, subject.model)
+        moments, trials = {}, None
+        if split is not None and search.needs_data(settings):
+            held = split.held[: search.trial_count(sum(weights.values()))]
+            trials = Trials(subject.model, held, threads=settings.threads)
+            moments = search.moments_of(
+                subject, split.calibration, threads=settings.threads, say=say
+            )
+        if self.given is None:
+            price = search.price_of(subject, settings.target, self._macs, self._seconds(split))
+            plan = search.make_plan(
+                subject, moments, trials, settings, price,
+                gradients=self._slopes(subject, split), say=say,
+            )  # fmt: skip
+        else:
+            plan = self.given.fitting(subject.groups)
+        if self.plan_only:
+            return Made(model, plan, {}, explanation)
+        pruned = search.carry_out(
+            subject, plan.removal, moments, () if split is None else split.calibration, trials,
+            settings, proof=None if split is None else split.held[:1], say=say,
+        )  # fmt: skip
+        shapes.restore(pruned.model)
+        return Made(pruned.model, plan, pruned.divergences, explanation)
+
+    def _taught(self, teacher: ir.Model, student: ir.Model, split: Samples | None) -> ir.Model:
+        from onnxopt.api_distill import distill
+
+        # What is kept apart to measure on must not be learned.
+        return distill(
+            teacher, student, data=None if split is None else split.calibration,
+            threads=self.call.threads, seed=self.call.seed, progress=self.call.say,
+        ).model  # fmt: skip
+
+    def _slopes(self, subject: search.Subject, split: Samples | None) -> Any:
+        if self.settings.score != "taylor" or split is None:
+            return None
+        from onnxopt.distill.gradients import slopes
+
+        return slopes(subject.model, split.calibration, threads=self.settings.threads)
+
+    def _macs(self, model: ir.Model) -> Mapping[str, float]:
+        return macs_by_node(model, dims=self.call.dims)
+
+    def _seconds(self, split: Samples | None) -> Callable[..., Mapping[str, float]] | None:
+        if self.settings.target.kind != "latency":
+            return None
+        if split is None:
+            raise BadInput(
+                "--latency needs inputs to time, and there is no data", hint="give some with --data"
+            )
+        feeds = split.held[:1]
+
+        def seconds(model: ir.Model) -> Mapping[str, float]:
+            self.call.say(0.0, "timing layers")
+            (times,) = node_times([model], feeds, threads=self.settings.threads, rounds=2)
+            return {each.name: each.seconds for each in times}
+
+        return seconds
+
+    def report(
+        self, fresh: api.Result, made: Made, split: Samples | None, *, bench: bool
+    ) -> PruneReport:
+        """Measure what came out."""
+        call = self.call
+        before, after = (cost_at(each, dims=call.dims) for each in (fresh.model, made.model))
+        score = call.score(fresh.model, made.model, split)
+        timing = self._timing(fresh.model, made.model, split) if bench else None
+        return PruneReport(
+            source=call.source,
+            output=call.target,
+            target=made.plan.target,
+            score_name=made.plan.score,
+            recover=self.settings.recover,
+            groups=made.plan.groups,
+            explanation=made.explanation,
+            divergences=made.divergences,
+            score=score,
+            max_drop=call.data.max_drop,
+            stages=_stages(fresh.report.before, before, after, timing, score),
+            timing=timing,
+            versions=Versions.here(),
+            notes=() if split is None else (split.note,),
+            seconds=call.seconds,
+        )
+
+    def _timing(self, before: ir.Model, after: ir.Model, split: Samples | None) -> Timing:
+        return race(
+            [before, after],
+            synthesize(before, count=1) if split is None else split.held[:_TIMED],
+            names=("optimized", "pruned"),
+            threads=self.call.threads,
+            progress=self.call.say,
+        ).timing
+
+
+def subject_of(model: ir.Model, keep: Sequence[str]) -> search.Subject:
+    """What there is to prune in a model, which stays as it is. Raises BadInput, see search.kept."""
+    copy = model.clone()
+    shapes.infer(copy)
+    return search.Subject.of(copy, keep)
+
+
+def _stages(
+    first: Cost, before: Cost, after: Cost, timing: Timing | None, score: Score | None
+) -> tuple[Stage, ...]:
+    reference, candidate = (None, None) if score is None else (score.reference, score.candidate)
+    return (
+        stage_of("original", first),
+        stage_of("optimized", before, timing=timing, side="optimized", score=reference),
+        stage_of("pruned", after, timing=timing, side="pruned", score=candidate),
+    )
