@@ -96,14 +96,17 @@ class Call:
             **first,
         )  # fmt: skip
 
-    def split(self, model: ir.Model) -> Samples | None:
-        """The samples for the optimized model, some kept apart; None without data."""
+    def split(self, model: ir.Model, *, confirm: bool = False) -> Samples | None:
+        """The samples for the optimized model, some kept apart; None without data.
+
+        With `confirm` some more are kept apart that decide nothing, see samples.Samples.
+        """
         data = self.data
         if data.source is None:
             return None
         return samples.split(
             data.source, model, batch=data.batch, preprocess=data.preprocess,
-            labels=data.metric.labels, seed=self.seed,
+            labels=data.metric.labels, seed=self.seed, confirm=confirm,
         )  # fmt: skip
 
     def score(

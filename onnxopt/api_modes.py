@@ -135,7 +135,7 @@ def prepare(original: ir.Model, request: Request) -> Prepared:
 
 
 def _samples(model: ir.Model, request: Request, notes: list[str]) -> samples.Samples | None:
-    found = request.call.split(model)
+    found = request.call.split(model, confirm=True)
     if found is None:
         if request.mode != "auto":
             notes.append("there is no data: what it costs in accuracy was not measured")
@@ -213,10 +213,11 @@ def _mode(name: str, prepared: Prepared, request: Request) -> Mode:
     if is_large(prepared.named):
         feeds = None
     threads = request.settings.threads
+    coded = feeds if "rounding" in request.settings.methods else None
     if name == "dynamic":
-        return DynamicMode(feeds, threads)
+        return DynamicMode(coded, threads)
     if name == "weights":
-        return WeightsMode(request.packing, feeds, threads)
+        return WeightsMode(request.packing, coded, threads)
     return HalfMode(name, request.settings.target, feeds, threads)
 
 
@@ -269,6 +270,8 @@ def report_of(
         score=score,
         max_drop=None if score is None else score.allowed(request.settings.max_drop),
         sqnr_db=outcome.sqnr_db,
+        unseen=outcome.unseen,
+        trials=outcome.trials,
         layers=layers_of(outcome, fresh.model if found.mode == "static" else prepared.named),
         islands=outcome.islands,
         back=outcome.back,

@@ -160,15 +160,15 @@ def metric(spec: str | CustomMetric, labels: Any = None) -> Metric:
 
 def choose(outputs: Outputs) -> str:
     """The metric that fits a model's outputs: "agreement" for scores of classes, else "sqnr"."""
-    first = next(iter(_numbers(outputs).values()), None)
+    first = next(iter(float_outputs(outputs).values()), None)
     rows = first is not None and first.ndim == 2 and first.shape[1] > 1
-    return "agreement" if rows and len(_numbers(outputs)) == 1 else "sqnr"
+    return "agreement" if rows and len(float_outputs(outputs)) == 1 else "sqnr"
 
 
 def sqnr_db(reference: Sequence[Outputs], candidate: Sequence[Outputs]) -> float:
     """Signal over noise in dB of the output that suffers most, over all samples."""
     found: list[float] = []
-    for name in _numbers(reference[0]):
+    for name in float_outputs(reference[0]):
         signal = noise = 0.0
         for left, right in zip(reference, candidate, strict=True):
             wanted = np.asarray(left[name], np.float64)
@@ -187,7 +187,7 @@ def ratio_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
 
 
-def _numbers(outputs: Outputs) -> dict[str, Array]:
+def float_outputs(outputs: Outputs) -> dict[str, Array]:
     """The outputs that are arrays of floats."""
     return {
         name: value
@@ -199,7 +199,7 @@ def _numbers(outputs: Outputs) -> dict[str, Array]:
 def _cosine(reference: Sequence[Outputs], candidate: Sequence[Outputs]) -> float:
     """The mean over samples of the cosine between outputs, of the output that suffers most."""
     means = []
-    for name in _numbers(reference[0]):
+    for name in float_outputs(reference[0]):
         found = []
         for left, right in zip(reference, candidate, strict=True):
             a = np.asarray(left[name], np.float64).reshape(-1)
@@ -214,7 +214,7 @@ def _classes(outputs: Sequence[Outputs]) -> Array:
     """The class of each row: the largest of the last axis, or of axis 1 of pictures of scores."""
     found = []
     for each in outputs:
-        scores = next(iter(_numbers(each).values()), None)
+        scores = next(iter(float_outputs(each).values()), None)
         axis = 1 if scores is not None and scores.ndim > 3 else -1
         if scores is None or scores.ndim == 0 or scores.shape[axis] < 2:
             raise BadInput(
@@ -288,7 +288,7 @@ class _Rows:
 
 
 def _rows(outputs: Sequence[Outputs]) -> Array | None:
-    firsts = [next(iter(_numbers(each).values())) for each in outputs]
+    firsts = [next(iter(float_outputs(each).values())) for each in outputs]
     if not firsts or any(first.ndim != 2 for first in firsts):
         return None
     return np.concatenate(firsts).astype(np.float64)

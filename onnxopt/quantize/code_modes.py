@@ -43,6 +43,15 @@ class DynamicMode:
     verdict: Verdict = "int8"
     _codes: dict[str, RowCodes] | None = None
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Codes that make up for each other, where there is data."""
+        return () if self.feeds is None else ("rounding",)
+
+    def without(self, method: str) -> DynamicMode:
+        """Codes to nearest."""
+        return DynamicMode(None, self.threads)
+
     def choices(self, model: ir.Model) -> tuple[Choice, ...]:
         """What it would do to each node with a weight."""
         return dynamic_choices(model)
@@ -72,6 +81,15 @@ class WeightsMode:
     name: str = "weights"
     wants: Literal["speed", "size"] = "size"
     _codes: dict[str, BlockCodes] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Codes that make up for each other, where there is data."""
+        return () if self.feeds is None else ("rounding",)
+
+    def without(self, method: str) -> WeightsMode:
+        """Codes to nearest."""
+        return WeightsMode(self.packing, None, self.threads)
 
     @property
     def verdict(self) -> Verdict:

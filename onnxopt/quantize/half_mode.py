@@ -40,6 +40,15 @@ class HalfMode:
     _ranges: dict[str, Range] | None = None
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """None: numbers are cast as they are."""
+        return ()
+
+    def without(self, method: str) -> HalfMode:
+        """The same."""
+        return self
+
+    @property
     def verdict(self) -> Verdict:
         """What to call a result."""
         return cast(Verdict, self.name)

@@ -22,11 +22,12 @@ from onnxopt.check.inputs import Feed
 from onnxopt.check.metric import Outputs, Score, sqnr_db
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
+from onnxopt.quantize import trials
 from onnxopt.quantize.proof import Proof
 from onnxopt.quantize.records import Choice, QuantPlan
 from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import BACK, Island
-from onnxopt.quantize.static import Outcome, Progress, Race, Settings, Verdict
+from onnxopt.quantize.static import Outcome, Progress, Race, Settings, Unseen, Verdict
 from onnxopt.runtime.sessions import Session
 
 MODES = ("static", "dynamic", "weights", "fp16", "bf16", "auto")
@@ -54,6 +55,15 @@ class Mode(Protocol):
     @property
     def verdict(self) -> Verdict:
         """What to call a model that is kept."""
+        ...
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The weight methods that can be taken back, see trials."""
+        ...
+
+    def without(self, method: str) -> Mode:
+        """The same mode without one of its methods."""
         ...
 
     def choices(self, model: ir.Model) -> tuple[Choice, ...]:
@@ -95,6 +105,7 @@ class _Trial:
     back: tuple[str, ...] = ()
     score: Score | None = None
     sqnr_db: float | None = None
+    noise: trials.Noise | None = None
 
     def holds(self, max_drop: float | None) -> bool:
         return self.score is None or self.score.within(max_drop)
@@ -134,13 +145,14 @@ class _Run:
         self._threads, self._limit = settings.threads, settings.max_drop
         self._held = () if samples is None else samples.held
         self._metric = replace(settings.metric, labels=None if samples is None else samples.labels)
+        self._unseen = Unseen.of(samples, self._metric)
         self._float = shapes.declared_copy(model)
         self._wanted = outputs(self._float, self._held, self._threads)
 
     def decide(self, plan: QuantPlan, chosen: Collection[str]) -> Outcome:
         """Build, put back what costs too much, race."""
         self._given.progress(0.0, f"making the {self._mode.name} model")
-        found = self._trial(chosen)
+        found, done = self._settle(chosen, self._trial(chosen))
         islands: tuple[Island, ...] = ()
         if not found.holds(self._limit) and self._given.plan is None:
             islands = self._islands(chosen)
@@ -154,16 +166,39 @@ class _Run:
         return Outcome(
             verdict, reason, kept, replace(plan, nodes=nodes), {}, best=found.model,
             proof=self._mode.prove(found.model), score=found.score, sqnr_db=found.sqnr_db,
-            islands=islands, back=found.back,
+            islands=islands, back=found.back, trials=done,
+            unseen=self._unseen.score(
+                lambda feeds: outputs(self._float, feeds, self._threads),
+                lambda feeds: outputs(found.model, feeds, self._threads),
+            ),
         )  # fmt: skip
 
-    def _trial(self, chosen: Collection[str], back: tuple[str, ...] = ()) -> _Trial:
-        made = self._mode.build(self._model, [name for name in chosen if name not in back])
+    def _settle(
+        self, chosen: Collection[str], found: _Trial
+    ) -> tuple[_Trial, tuple[trials.Trial, ...]]:
+        """The trial without the methods that make the outputs worse, and how they did."""
+        done = []
+        for method in self._mode.methods:
+            plain = self._mode.without(method)
+            before, after = self._trial(chosen, mode=plain), found
+            if before.noise is None or after.noise is None:
+                break
+            done.append(trials.judged(method, before.noise, after.noise))
+            if not done[-1].kept:
+                self._mode, found = plain, before
+        return found, tuple(done)
+
+    def _trial(
+        self, chosen: Collection[str], back: tuple[str, ...] = (), mode: Mode | None = None
+    ) -> _Trial:
+        mode = mode or self._mode
+        made = mode.build(self._model, [name for name in chosen if name not in back])
         if not self._held:
             return _Trial(made, back)
         given = outputs(made, self._held, self._threads)
         score = self._metric.score(self._wanted, given, self._held)
-        return _Trial(made, back, score, sqnr_db(self._wanted, given))
+        noise = trials.Noise.of(self._wanted, given)
+        return _Trial(made, back, score, sqnr_db(self._wanted, given), noise)
 
     def _islands(self, chosen: Collection[str]) -> tuple[Island, ...]:
         """What some nodes alone cost, worst first."""

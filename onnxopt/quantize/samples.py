@@ -18,6 +18,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 EVERY = 5
 """Each fifth run is kept apart to measure on."""
+CONFIRMING = (10, 3)
+"""Of each ten runs the third confirms the score, where there are enough."""
+LEAST_TO_CONFIRM = 200
+"""With fewer runs than this, fewer than twenty would confirm: that shows nothing at half a percent,
+and those who calibrate miss them."""
 MOST_HELD = 500
 RANDOM = "random"
 
@@ -27,13 +32,17 @@ class Samples:
     """The user's runs, split: `calibration` is streamed, `held` lies in memory.
 
     `labels` are those of the held runs, None where there are none. `note` says what was kept
-    apart.
+    apart. What the held runs say decides what goes back to float, so that their last score may
+    flatter; `unseen` are runs that decide nothing, with their labels, empty where there are too
+    few.
     """
 
     calibration: Iterable[Feed]
     held: tuple[Feed, ...]
     labels: Array | None
     note: str
+    unseen: tuple[Feed, ...] = ()
+    unseen_labels: Array | None = None
 
 
 def split(
@@ -44,11 +53,13 @@ def split(
     preprocess: str | None = None,
     labels: Any = None,
     seed: int = 0,
+    confirm: bool = False,
 ) -> Samples:
     """Read `data` (see check.data.read_data) and keep each fifth run apart.
 
     With fewer than five runs all of them serve for both. "random" makes samples up. What is split
-    already is given back as it is.
+    already is given back as it is. With `confirm` some more are kept apart where there are enough,
+    see `Samples.unseen`.
 
     Raises:
         BadInput: There is no data, or none that fits, or the labels are not one a sample.
@@ -60,9 +71,12 @@ def split(
         feeds = list(feeds)
     total = 0
     held: list[Feed] = []
+    unseen: list[Feed] = []
     for total, feed in enumerate(feeds, 1):
         if total % EVERY == 0 and len(held) < MOST_HELD:
             held.append(feed)
+        elif confirm and _confirms(total) and len(unseen) < MOST_HELD:
+            unseen.append(feed)
     if not total:
         raise BadInput("the data holds no samples", hint="give at least one, better a hundred")
     known = None if labels is None else _by_run(labels, batch, total)
@@ -70,11 +84,21 @@ def split(
         rows = None if known is None else np.concatenate(known)
         note = f"{_runs(total)}, too few to keep one apart: the loss was measured on the same"
         return Samples(feeds, tuple(feeds), rows, note)
-    rows = None
-    if known is not None:
-        rows = np.concatenate([known[i * EVERY + EVERY - 1] for i in range(len(held))])
+    rows = _rows(known, EVERY, EVERY, len(held))
     note = f"{_runs(len(held))} of {total} kept apart to measure on: each fifth"
-    return Samples(_Others(feeds), tuple(held), rows, note)
+    if not confirm:
+        return Samples(_Others(feeds), tuple(held), rows, note)
+    if total < LEAST_TO_CONFIRM:
+        note += (
+            f"; what they say decided too, so that the score may flatter: with {LEAST_TO_CONFIRM}"
+            " runs some are left that decide nothing"
+        )
+        return Samples(_Others(feeds), tuple(held), rows, note)
+    note += f"; {len(unseen)} more that decided nothing, to confirm it"
+    return Samples(
+        _Others(feeds, confirming=True), tuple(held), rows, note,
+        tuple(unseen), _rows(known, *CONFIRMING, len(unseen)),
+    )  # fmt: skip
 
 
 def require(data: Any) -> None:
@@ -88,12 +112,29 @@ def require(data: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Others(Iterable[Feed]):
-    """All runs but each fifth."""
+    """All runs but each fifth, and those that confirm."""
 
     feeds: Iterable[Feed]
+    confirming: bool = False
 
     def __iter__(self) -> Iterator[Feed]:
-        return (feed for number, feed in enumerate(self.feeds, 1) if number % EVERY)
+        return (
+            feed
+            for number, feed in enumerate(self.feeds, 1)
+            if number % EVERY and not (self.confirming and _confirms(number))
+        )
+
+
+def _confirms(number: int) -> bool:
+    every, place = CONFIRMING
+    return number % every == place
+
+
+def _rows(known: Sequence[Array] | None, every: int, place: int, count: int) -> Array | None:
+    """The labels of the runs number `place`, `every` + `place` and so on."""
+    if known is None or not count:
+        return None
+    return np.concatenate([known[i * every + place - 1] for i in range(count)])
 
 
 def _feeds(

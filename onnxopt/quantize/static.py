@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeAlias
 import onnx_ir as ir
 
 from onnxopt import ops, registry
-from onnxopt.check.metric import Metric, Score, choose, sqnr_db
+from onnxopt.check.inputs import Feed
+from onnxopt.check.metric import Metric, Outputs, Score, choose, sqnr_db
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
@@ -27,6 +28,7 @@ from onnxopt.quantize.records import QuantPlan, Range
 from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import Candidate, Island, Search, put_back, sensitivities
 from onnxopt.quantize.targets import TARGETS
+from onnxopt.quantize.trials import Bench, Trial, settle
 from onnxopt.quantize.weights import Statistics
 from onnxopt.quantize.workshop import Workshop
 
@@ -66,6 +68,9 @@ class Speed:
     faster: bool
 
 
+Run: TypeAlias = "Callable[[Sequence[Feed]], Sequence[Outputs]]"
+"""Runs a model on feeds."""
+
 Race: TypeAlias = "Callable[[ir.Model, ir.Model, Sequence[Mapping[str, Any]]], Speed]"
 """Times the float model and a quantized one on feeds."""
 
@@ -78,7 +83,8 @@ class Outcome:
     `best` is the best quantized model seen, None where nothing could be quantized. `layers` is the
     SQNR in dB of each value that carries a pair, all errors before it included; `islands` what each
     costs alone, worst first, where that was looked for. `costs` are the times of the nodes, where
-    they were measured.
+    they were measured. `unseen` is the score on samples that decided nothing, where there are
+    enough, and `trials` what came of the weight methods.
     """
 
     verdict: Verdict
@@ -94,6 +100,8 @@ class Outcome:
     islands: tuple[Island, ...] = ()
     back: tuple[str, ...] = ()
     costs: Costs | None = None
+    unseen: Score | None = None
+    trials: tuple[Trial, ...] = ()
 
 
 def quantize_static(
@@ -164,6 +172,27 @@ def _workshop(
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Samples that nothing was decided on, and how they are scored."""
+
+    metric: Metric
+    feeds: Sequence[Feed]
+
+    @classmethod
+    def of(cls, samples: Samples | None, metric: Metric) -> Unseen:
+        """Those of the user's samples, if any."""
+        if samples is None:
+            return cls(metric, ())
+        return cls(replace(metric, labels=samples.unseen_labels), samples.unseen)
+
+    def score(self, reference: Run, candidate: Run, others: Sequence[Outputs] = ()) -> Score | None:
+        """The candidate's score on them; None where there are none."""
+        if not self.feeds:
+            return None
+        return self.metric.score(reference(self.feeds), candidate(self.feeds), self.feeds, others)
+
+
 class _Run:
     def __init__(
         self,
@@ -178,6 +207,8 @@ class _Run:
         self._settings = settings
         self._metric = replace(settings.metric, labels=samples.labels)
         self._held = samples.held
+        self._unseen = Unseen.of(samples, self._metric)
+        self._trials: tuple[Trial, ...] = ()
         self._looked_at = list(itertools.islice(samples.calibration, _LOOKED_AT))
         self._progress = progress
         self._wanted = shop.outputs(model, samples.held)
@@ -202,7 +233,11 @@ class _Run:
         quick = search.divided()
         if not quick.integers:
             return self._slower(plan, search)
-        found = self.judge(search.plan_for(quick, quick)[0] if search.costs.measured else plan)
+        made = search.plan_for(quick, quick)[0] if search.costs.measured else plan
+        bench = Bench(self._held, self._wanted)
+        self._shop, self._trials = settle(self._shop, made, bench, self._progress)
+        search = replace(search, workshop=self._shop)
+        found = self.judge(made)
         islands: tuple[Island, ...] = ()
         if not found.score.within(self._settings.max_drop):
             islands = sensitivities(
@@ -297,6 +332,12 @@ class _Run:
             islands=islands,
             back=found.back,
             costs=costs if costs is not None and costs.measured else None,
+            unseen=self._unseen.score(
+                lambda feeds: self._shop.outputs(self._model, feeds),
+                lambda feeds: self._shop.outputs(found.model, feeds),
+                self._others,
+            ),
+            trials=self._trials,
         )
 
     def _verdict(self, found: Candidate, given: bool, race: Race | None) -> tuple[Verdict, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,9 @@ from onnxopt.quantize.records import Grid, QuantPlan, Range
 from onnxopt.quantize.weights import Codes, Statistics, weight_codes
 from onnxopt.rewrite.specs import QuantSpec
 from onnxopt.runtime.sessions import Session
+
+_Key: TypeAlias = "tuple[str, Grid, tuple[str, ...]]"
+"""The codes of a weight depend on its node, the grid of what that reads, and the methods."""
 
 
 @dataclass(slots=True)
@@ -43,12 +46,16 @@ class Workshop:
     methods: tuple[str, ...]
     threads: int = 0
     eager: bool = False
-    _codes: dict[tuple[str, Grid], tuple[Any, Any]] = field(default_factory=dict)
+    _codes: dict[_Key, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def ranges(self) -> Mapping[str, Range]:
         """The range of each activation."""
         return self.statistics.ranges
+
+    def using(self, methods: tuple[str, ...]) -> Workshop:
+        """The same with other weight methods; codes are shared."""
+        return replace(self, methods=methods, _codes=self._codes)
 
     def plan(self, back: Mapping[str, str] | None = None) -> QuantPlan:
         """A plan in which the nodes of `back` stay float, each for the reason given there."""
@@ -115,12 +122,12 @@ class Workshop:
         return [dict(zip(names, session.run(feed, names), strict=True)) for feed in feeds]
 
     def _codes_for(self, plan: QuantPlan) -> Codes:
-        """The codes of each weight; they depend on the grid of what the node reads, too."""
-        keys: dict[str, tuple[str, Grid]] = {}
+        """The codes of each weight, as far as they are not known from before."""
+        keys: dict[str, _Key] = {}
         for node in self.model.graph:
             source = node.inputs[0] if node.inputs else None
             if node.name and source is not None and (source.name or "") in plan.grids:
-                keys[node.name] = (node.name, plan.grids[source.name or ""])
+                keys[node.name] = (node.name, plan.grids[source.name or ""], self.methods)
         missing = {name for name, key in keys.items() if key not in self._codes}
         made = weight_codes(
             self.model,

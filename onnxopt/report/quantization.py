@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxopt.quantize.records import Choice
     from onnxopt.quantize.search import Island
     from onnxopt.quantize.static import Outcome
+    from onnxopt.quantize.trials import Trial
     from onnxopt.report.record import Report
 
 _KINDS = {"fp16": "float16", "bf16": "bfloat16"}
@@ -67,7 +68,9 @@ class QuantizationReport:
     themselves, worst first, where that was looked for, and `back` the nodes that went back to float
     for it. `float_bytes` and `bytes` are sizes of the float model and the best quantized one.
     `stages` are the original, the optimized and the best quantized model; `optimization` says how
-    the second came about.
+    the second came about. `score` is that on the samples that decided what goes back to float;
+    `unseen` that on samples that decided nothing, None where there were too few. `trials` tell what
+    each weight method did to the outputs, and which were taken back.
     """
 
     source: str
@@ -92,6 +95,8 @@ class QuantizationReport:
     optimization: Report | None = None
     stages: tuple[Stage, ...] = ()
     mode: str = "static"
+    unseen: Score | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def kept(self) -> bool:

@@ -30,7 +30,9 @@ from onnxopt.report.quantization import Layer, QuantizationReport
 from onnxopt.report.stages import score_text, stage_blocks
 
 if TYPE_CHECKING:
+    from onnxopt.check.metric import Score
     from onnxopt.quantize.search import Island
+    from onnxopt.quantize.trials import Trial
 
 FEW = 10
 MOST_BARS = 40
@@ -74,16 +76,34 @@ def _score(report: QuantizationReport) -> list[Block]:
     if score is None:
         return []
     columns = ("metric", ">float", ">quantized", ">drop", ">allowed", ">samples", ">SQNR dB")
-    row = (
-        score.metric,
+    rows = [_score_row(score.metric, score, report, _decibels(report.sqnr_db))]
+    if report.unseen is not None:
+        name = f"{score.metric}, on samples that decided nothing"
+        rows.append(_score_row(name, report.unseen, report, ""))
+    return table(columns, rows)
+
+
+def _score_row(
+    name: str, score: Score, report: QuantizationReport, decibels: str
+) -> tuple[str | int, ...]:
+    return (
+        name,
         f"{score.reference:.4g}",
         f"{score.candidate:.4g}",
         f"{score.drop:.4g}",
         _number(report.max_drop),
         score.samples,
-        _decibels(report.sqnr_db),
+        decibels,
     )
-    return table(columns, [row])
+
+
+def _trials(trials: Sequence[Trial]) -> list[Block]:
+    """What each weight method did to the outputs, and whether it was taken back."""
+    rows = [
+        (each.method, _decibels(each.before_db), _decibels(each.after_db), each.outcome)
+        for each in trials
+    ]
+    return table(("weight method", ">SQNR dB before", ">after", "outcome"), rows)
 
 
 def _sensitivity(report: QuantizationReport, verbose: bool) -> list[Block]:
@@ -102,6 +122,7 @@ def _sensitivity(report: QuantizationReport, verbose: bool) -> list[Block]:
                 (Series("with all errors before", points, names),),
             )
         )
+    blocks += _trials(report.trials)
     blocks += _islands(report.islands, verbose)
     if not report.islands:
         blocks.append(
