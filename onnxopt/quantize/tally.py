@@ -145,47 +145,50 @@ class Tally:
 class Reading:
     """What one run told of a value for `feeds` samples.
 
-    `lows` and `highs`, float64, are the smallest and the largest element of each sample; they are
-    empty where the value is.
+    `lows` and `highs`, float64, are the smallest and the largest element of each sample, `low` and
+    `high` those of all; they are empty, or infinite the wrong way round, where the value is.
     """
 
     feeds: int
     lows: Array
     highs: Array
+    low: float
+    high: float
     histogram: Histogram | None = None
 
     @classmethod
     def of(cls, rows: Array, *, histogram: bool) -> Reading:
         """The reading of a float32 array [samples, elements]."""
         if rows.size == 0:
-            none = np.zeros(0)
-            return cls(
-                len(rows), none, none, Histogram(_FINEST, _no_counts()) if histogram else None
-            )
+            none, empty = np.zeros(0), Histogram(_FINEST, _no_counts()) if histogram else None
+            return cls(len(rows), none, none, math.inf, -math.inf, empty)
         lows, highs = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
-        finite = bool(np.isfinite(lows).all() and np.isfinite(highs).all())
+        low, high = float(lows.min()), float(highs.max())
         counted = None
-        if histogram and finite:
-            counted = _histogram(rows, float(lows.min()), float(highs.max()))
-        return cls(len(rows), lows, highs, counted)
+        if histogram and math.isfinite(low) and math.isfinite(high):
+            counted = _histogram(rows, low, high)
+        return cls(len(rows), lows, highs, low, high, counted)
 
     @property
     def not_finite(self) -> int | None:
         """The first sample, from 0, with a NaN or an infinity in it."""
+        if self.lows.size == 0 or (math.isfinite(self.low) and math.isfinite(self.high)):
+            return None
         found = np.flatnonzero(~(np.isfinite(self.lows) & np.isfinite(self.highs)))
-        return int(found[0]) if found.size else None
+        return int(found[0])
 
     def clipped(self, low: float, high: float) -> Reading | None:
         """The same after clipping; None where it would want other bins."""
         if self.lows.size == 0 or (low == -math.inf and high == math.inf):
             return self
-        lows, highs = np.clip(self.lows, low, high), np.clip(self.highs, low, high)
+        least, most = (max(low, min(high, end)) for end in (self.low, self.high))
         counted = self.histogram
         if counted is not None:
-            if counted.exponent != _exponent(float(lows.min()), float(highs.max())):
+            if counted.exponent != _exponent(least, most):
                 return None
             counted = counted.clipped(low, high)
-        return Reading(self.feeds, lows, highs, counted)
+        lows, highs = (np.maximum(low, np.minimum(high, each)) for each in (self.lows, self.highs))
+        return Reading(self.feeds, lows, highs, least, most, counted)
 
     def tally(self) -> Tally:
         """The tally of these samples alone."""
@@ -194,8 +197,8 @@ class Reading:
         return Tally(
             self.feeds,
             self.feeds,
-            float(self.lows.min()),
-            float(self.highs.max()),
+            self.low,
+            self.high,
             float(self.lows.sum()),
             float(self.highs.sum()),
             self.histogram,
