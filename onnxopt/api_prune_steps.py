@@ -21,6 +21,7 @@ from onnxopt.passes import shapes
 from onnxopt.prune import request, search
 from onnxopt.prune.explain import Explanation
 from onnxopt.prune.explain import explain as explain_groups
+from onnxopt.prune.matrices import named
 from onnxopt.prune.plan import PrunePlan, nothing_left
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize.samples import Samples
@@ -184,7 +185,8 @@ class Run:
 
 def subject_of(model: ir.Model, keep: Sequence[str]) -> search.Subject:
     """What there is to prune in a model, which stays as it is. Raises BadInput, see search.kept."""
-    copy = model.clone()
+    # Products are measured by the names of their nodes, which not every exporter gives.
+    copy = named(model)
     shapes.infer(copy)
     return search.Subject.of(copy, keep)
 

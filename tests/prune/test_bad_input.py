@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pruning import drawn, holds, prunable, some_of
 
+import onnxopt
 from onnxopt.errors import BadInput
 from onnxopt.prune.apply import remove
 from onnxopt.prune.explain import explain
@@ -19,6 +20,22 @@ CHAIN = """g (float[N,3,4,4] x) => (float[N,2,4,4] y) {
 
 def _chain(size: int = 4, **others):
     return drawn(CHAIN, **({"w1": (size, 3, 1, 1), "w2": (2, size, 1, 1)} | others))
+
+
+def test_a_model_whose_nodes_have_no_names_is_pruned_on_data() -> None:
+    model = drawn(
+        """g (float[N,3,4,4] x) => (float[N,2,4,4] y) {
+            a = Conv(x, w1)
+            b = Relu(a)
+            y = Conv(b, w2)
+        }""",
+        w1=(16, 3, 1, 1), w2=(2, 16, 1, 1),
+    )  # fmt: skip
+    for node in model.graph:
+        node.name = ""
+    data = {"x": np.random.default_rng(0).normal(size=(10, 3, 4, 4)).astype(np.float32)}
+    found = onnxopt.prune(model, data=data, ratio=0.5, bench=False, threads=1)
+    assert found.model.graph.initializers["w1"].shape == [8, 3, 1, 1]
 
 
 def test_a_layer_of_one_channel_keeps_it() -> None:
