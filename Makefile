@@ -36,7 +36,7 @@ check: $(VENV)/.ready-dev ## format, lint, types, tests, catalogue and wheel con
 	$(BIN)/python -m onnxopt.catalogue --check rules/README.md
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.ready-bench ## SECTION=nodes or nothing: measure against other optimizers
+bench: $(VENV)/.ready-bench ## SECTION=nodes, quantize, prune … or nothing: measure beside others
 	$(BIN)/python -m tests.benchmarks $(SECTION)
 
 zoo: $(VENV)/.ready-dev ## fetch more real models into .zoo

@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from pruning import drawn
 
-from tests.benchmarks import calibration, quantize, quantizers
+from onnxopt.report.page import Curve
+from tests.benchmarks import calibration, prune, pruners, quantize, quantizers
 from tests.benchmarks.commands import AGAIN, Times, ratio
 from tests.benchmarks.judge import agree, count_loaded_nodes, count_nodes, grew, outputs
 from tests.benchmarks.process import run
@@ -203,14 +205,74 @@ def test_a_quantizer_runs_in_a_process_of_its_own_and_a_failure_is_told(tmp_path
     made = quantize.quantized(
         "onnxruntime, dynamic", tmp_path / "model.onnx", tmp_path / "none", tmp_path / "out.onnx"
     )
-    assert (made.failure, made.calibration, made.path.is_file()) == ("", None, True)
+    assert (made.failure, made.told, made.path.is_file()) == ("", None, True)
     failed = quantize.quantized(
         "onnxruntime, dynamic", tmp_path / "no.onnx", tmp_path / "none", tmp_path / "other.onnx"
     )
     assert failed.failure
 
 
-def test_without_data_the_section_says_what_it_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("measured", [quantize, prune])
+def test_without_data_the_section_says_what_it_needs(tmp_path: Path, measured: Any) -> None:
     path = tmp_path / "models" / "a" / "model.onnx"
-    found = quantize.section([Model("a", path)], seconds=1)
+    found = measured.section([Model("a", path)], seconds=1)
     assert found.rows == [] and "score.py" in found.markdown()
+
+
+SCORE = """
+import numpy as np
+def cifar_input(pixels):
+    return (pixels.astype(np.float32) / 255).transpose(0, 3, 1, 2).copy()
+def cifar_test(data):
+    with np.load(data / "cifar10" / "test.npz") as stored:
+        return cifar_input(stored["images"]), stored["labels"]
+"""
+
+
+@pytest.fixture
+def small_zoo(tmp_path: Path) -> Model:
+    """A network of two convolutions under the name of a known one, with its data."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "models" / "cifar_resnet20_ts"
+    data = tmp_path / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    data.mkdir(parents=True)
+    graph = drawn(
+        """g (float[N,3,8,8] x) => (float[N,4] y) {
+            a = Conv<pads=[1,1,1,1]>(x, w1) b = Relu(a) c = Conv(b, w2) d = Relu(c)
+            e = GlobalAveragePool(d) f = Flatten(e) y = Gemm(f, w3)
+        }""",
+        w1=(32, 3, 3, 3), w2=(32, 32, 1, 1), w3=(32, 4),
+    )  # fmt: skip
+    ir.save(graph, folder / "model.onnx")
+    (tmp_path / "score.py").write_text(SCORE)
+    images = random.integers(0, 255, (60, 8, 8, 3)).astype(np.uint8)
+    np.savez(data / "calibration.npz", images=images[:40])
+    np.savez(data / "test.npz", images=images[40:], labels=np.arange(20) % 4)
+    return Model("cifar_resnet20_ts", folder / "model.onnx")
+
+
+def test_pruners_are_compared_on_accuracy_over_work(small_zoo: Model) -> None:
+    tools = ("onnxopt", "magnitude, as Torch-Pruning", "none such")
+    found = prune.section([small_zoo], seconds=0.5, ratios=[0.6], tools=tools)
+    table = {row[1]: dict(zip(prune.COLUMNS, row, strict=True)) for row in found.rows}
+    assert float(table["float"][">MACs"]) == 1 and table["float"][">agreement"] == "100.00"
+    for tool in tools[:2]:
+        assert 0.3 < float(table[tool][">MACs"]) <= 0.6
+        assert 0 < float(table[tool][">parameters"]) < 1
+        assert float(table[tool][">s"]) > 0 and float(table[tool][">peak MB"]) > 10
+    assert table["none such"][">top-1"] == "failed" and any("none such" in n for n in found.notes)
+    (curve,) = (block for block in found.picture if isinstance(block, Curve))
+    assert [series.name for series in curve.series] == list(tools[:2])
+    assert all(len(series.points) == 2 and series.points[-1][0] == 1 for series in curve.series)
+
+
+def test_a_tool_without_a_target_is_asked_until_the_work_fits(
+    small_zoo: Model, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxsim")
+    out = tmp_path / "out.onnx"
+    tool = pruners.TOOLS["onnxsim, magnitude"]
+    told = tool(small_zoo.path, tmp_path, 0.6, out)
+    left = pruners.work(onnx.load(out)) / pruners.work(onnx.load(small_zoo.path))
+    assert left == pytest.approx(0.6, abs=0.05) and told["asked"].startswith("sparsity=0.")

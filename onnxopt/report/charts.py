@@ -10,7 +10,7 @@ from onnxopt.report.page import Bar, Curve, Series
 
 WIDTH, HEIGHT = 860, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 14, 44
-_COLOURS = 3
+_COLOURS = 6
 _MOST_DOTS = 250
 
 

@@ -25,12 +25,14 @@ STYLE = """
   --page: #ffffff; --ink: #1b1f24; --quiet: #5d6672; --rule: #dfe3e8; --panel: #f5f7f9;
   --good: #17713a; --good-panel: #e4f4ea; --bad: #a8201a; --bad-panel: #fbe9e7;
   --bar: #3c6fb0; --ghost: #c9d3df; --line-1: #3c6fb0; --line-2: #b3591d; --line-3: #4d7f32;
+  --line-4: #8a4aa8; --line-5: #1f8585; --line-6: #6b6f76;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14171b; --ink: #e3e6ea; --quiet: #98a2af; --rule: #2d333b; --panel: #1d2127;
     --good: #6cc98d; --good-panel: #16291d; --bad: #f08a80; --bad-panel: #331a18;
     --bar: #6c9fe0; --ghost: #3a434e; --line-1: #6c9fe0; --line-2: #e09a63; --line-3: #93c572;
+    --line-4: #c795e2; --line-5: #63c7c7; --line-6: #a9afb8;
   }
 }
 * { box-sizing: border-box; }
@@ -81,9 +83,9 @@ figcaption { color: var(--quiet); font-size: 14px; margin-bottom: 6px; }
 figure text { fill: var(--quiet); font-size: 13px; }
 .grid { stroke: var(--rule); } .limit { stroke: var(--bad); stroke-dasharray: 5 4; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
-.line.n0 { stroke: var(--line-1); } .line.n1 { stroke: var(--line-2); }
-.line.n2 { stroke: var(--line-3); }
-.dot.n0 { fill: var(--line-1); } .dot.n1 { fill: var(--line-2); } .dot.n2 { fill: var(--line-3); }
+.n0 { --line: var(--line-1); } .n1 { --line: var(--line-2); } .n2 { --line: var(--line-3); }
+.n3 { --line: var(--line-4); } .n4 { --line: var(--line-5); } .n5 { --line: var(--line-6); }
+.line { stroke: var(--line); } .dot { fill: var(--line); }
 @media (max-width: 700px) {
   main { padding: 18px 14px 48px; }
   th, td { padding: 4px 8px; }

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from onnxopt.report.html import html
 from onnxopt.report.record import Versions, plain
 from tests.benchmarks import (
     calibration,
@@ -15,6 +16,7 @@ from tests.benchmarks import (
     large,
     latency,
     nodes,
+    prune,
     quantize,
     scaling,
     tools,
@@ -41,6 +43,13 @@ SECTIONS: Mapping[str, Measure] = {
     "quantize": lambda asked, models: quantize.section(
         models, seconds=3 * asked.seconds, threads=asked.threads or 1
     ),
+    "prune": lambda asked, models: prune.section(
+        models,
+        seconds=3 * asked.seconds,
+        threads=asked.threads or 1,
+        ratios=asked.ratio or prune.RATIOS,
+        every=bool(asked.model),
+    ),
     "scaling": lambda asked, models: scaling.section(asked.onnxopt, rounds=asked.rounds),
 }
 
@@ -58,6 +67,9 @@ def main() -> None:
         page = section.markdown()
         print(f"\n{page}\n{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
         (asked.out / f"{name}.md").write_text(page, encoding="utf-8")
+        if section.picture:
+            target = asked.picture or asked.out / f"{name}.html"
+            target.write_text(html(section.picture), encoding="utf-8")
         record = {"versions": here, "summary": section.summary, "data": section.data}
         text = json.dumps(plain(record), indent=2)
         (asked.out / f"{name}.json").write_text(text, encoding="utf-8")
@@ -72,6 +84,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="runs of every command")
     parser.add_argument("--seconds", type=float, default=20.0, help="time a model for this long")
     parser.add_argument("--threads", type=int, default=0, help="threads of a timed session")
+    parser.add_argument(
+        "--ratio", action="append", type=float, help="share of the work to keep (repeatable)"
+    )
+    parser.add_argument("--picture", type=Path, help="where curves are drawn, as .html")
     parser.add_argument("--rivals", action="store_true", help="rivals on the large model as well")
     parser.add_argument("--onnxopt", help="the command to measure, if not the installed one")
     asked = parser.parse_args()

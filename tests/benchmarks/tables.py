@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxopt.report.page import Page
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """One table: what it shows, its rows, and the few numbers that sum it up.
 
-    A column whose name starts with ">" is aligned to the right.
+    A column whose name starts with ">" is aligned to the right. `picture` is what else is drawn,
+    as HTML.
     """
 
     title: str
@@ -22,6 +25,7 @@ class Section:
     summary: Mapping[str, str]
     data: Mapping[str, Any]
     notes: Sequence[str] = ()
+    picture: Page = ()
 
     def markdown(self) -> str:
         """The section as Markdown: the summary first, then the rows."""

@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 Feed = dict[str, Any]
 
 CALIBRATED = 100
+EXPORTERS = ("ts", "dynamo")
 _IMAGES_A_RUN = 50
 _PAIRS = 250
 _SENTENCES_FROM = 700
@@ -71,30 +72,37 @@ def quality(task: Task, wanted: Array, given: Array) -> Quality:
     return Quality(task.score(given), agreement, sqnr)
 
 
-def tasks(zoo: Path) -> Mapping[str, Callable[[Path], Task]]:
-    """The task of each model that has one, by the model's name; `zoo` has score.py and data/."""
+def tasks(zoo: Path, samples: int = CALIBRATED) -> Mapping[str, Callable[[Path], Task]]:
+    """The task of each model that has one, by the model's name; `zoo` has score.py and data/.
+
+    Of the images without labels there are `samples` at the most.
+    """
     spec = importlib.util.spec_from_file_location("zoo_score", zoo / "score.py")
     assert spec is not None and spec.loader is not None
     own = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(own)
     data = zoo / "data"
     return {
-        "effnet_lite0_ts": lambda model: _photos(own, data, model),
-        "effnet_lite0_dynamo": lambda model: _photos(own, data, model),
-        "cifar_resnet20_ts": lambda model: _thumbnails(own, data, model),
-        "cifar_resnet56_ts": lambda model: _thumbnails(own, data, model),
+        **{
+            f"effnet_lite0_{exporter}": lambda model: _photos(own, data, model, samples)
+            for exporter in EXPORTERS
+        },
+        **{
+            f"cifar_resnet{depth}_{exporter}": lambda model: _thumbnails(own, data, model, samples)
+            for depth, exporter in itertools.product((20, 56), EXPORTERS)
+        },
         "minilm_l6_sdpa_ts": lambda model: _sentences(own, data, model),
     }
 
 
-def _photos(own: Any, data: Path, model: Path) -> Task:
+def _photos(own: Any, data: Path, model: Path, samples: int) -> Task:
     images, labels = own.imagenet_test(data)
-    return _images(own.imagenet_calibration(data), images, labels, model, 1)
+    return _images(own.imagenet_calibration(data)[:samples], images, labels, model, 1)
 
 
-def _thumbnails(own: Any, data: Path, model: Path) -> Task:
+def _thumbnails(own: Any, data: Path, model: Path, samples: int) -> Task:
     with np.load(data / "cifar10" / "calibration.npz") as stored:
-        calibration = own.cifar_input(stored["images"][:CALIBRATED])
+        calibration = own.cifar_input(stored["images"][:samples])
     images, labels = own.cifar_test(data)
     return _images(calibration, images, labels, model, _IMAGES_A_RUN)
 
@@ -103,7 +111,7 @@ def _images(calibration: Array, images: Array, labels: Array, model: Path, rows:
     name = _inputs(model)[0]
     starts = range(0, len(images), rows)
     return Task(
-        [{name: image[None]} for image in calibration[:CALIBRATED]],
+        [{name: image[None]} for image in calibration],
         [{name: images[start : start + rows]} for start in starts],
         {name: calibration[:1]},
         "top-1",
