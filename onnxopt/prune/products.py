@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ import onnx_ir as ir
 from onnxopt import ops
 from onnxopt.prune.records import Group, Removal
 from onnxopt.quantize.patches import Vectors, Window, vectors_of
-from onnxopt.rewrite.hit import NodeView
+from onnxopt.rewrite.forms import bounds
+from onnxopt.rewrite.hit import NodeView, Unmatched
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -172,6 +174,23 @@ def targets(product: Product, model: ir.Model) -> tuple[str, str]:
     if order.get(other.name, -1) > order[product.output]:
         return product.output, ""
     return node.outputs[0].name or product.output, other.name or ""
+
+
+def limits(name: str, model: ir.Model) -> tuple[float, float]:
+    """Between which numbers a value counts: those beyond are cut off by the one node that reads it.
+
+    That is a Relu or a Clip; otherwise the limits are infinite.
+    """
+    value = next((v for node in model.graph for v in node.outputs if v.name == name), None)
+    uses = [] if value is None or value.is_graph_output() else list(value.uses())
+    low: float | None = None
+    high: float | None = None
+    if len(uses) == 1 and ops.is_standard(uses[0].node, "Relu"):
+        low = 0.0
+    elif len(uses) == 1 and ops.is_standard(uses[0].node, "Clip"):
+        with contextlib.suppress(Unmatched):
+            low, high = bounds(NodeView(uses[0].node))
+    return float("-inf") if low is None else low, float("inf") if high is None else high
 
 
 def outputs_like(product: Product, array: Array, chosen: Array) -> Array:

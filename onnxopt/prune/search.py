@@ -21,8 +21,9 @@ from onnxopt.prune.oracle import zeroed
 from onnxopt.prune.plan import PrunePlan, Target, choose, nothing_left, planned, why_frozen
 from onnxopt.prune.products import Product, products, separate
 from onnxopt.prune.records import Group, Removal
-from onnxopt.prune.recover import absorb, refine
+from onnxopt.prune.recover import absorb
 from onnxopt.prune.score import WITH_DATA, Gradients, orders
+from onnxopt.prune.sequence import refine
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize.covariance import Covariance, each_covariance
 

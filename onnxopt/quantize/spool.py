@@ -36,10 +36,16 @@ def numbered(feeds: Iterable[Feed], *, expected: int | None = None) -> Iterator[
 class Spool(Iterable[Feed]):
     """Feeds in a temporary file, which is gone when this is."""
 
-    def __init__(self, feeds: Iterable[Feed]) -> None:
+    def __init__(self, feeds: Iterable[Feed] = ()) -> None:
         self._file = tempfile.TemporaryFile(prefix="onnxopt-")  # noqa: SIM115 - closed with self
+        self._end = 0
         for feed in feeds:
-            pickle.dump(dict(feed), self._file, protocol=pickle.HIGHEST_PROTOCOL)
+            self.add(feed)
+
+    def add(self, feed: Feed) -> None:
+        """Write one more behind the others."""
+        self._file.seek(self._end)
+        pickle.dump(dict(feed), self._file, protocol=pickle.HIGHEST_PROTOCOL)
         self._end = self._file.tell()
 
     def __iter__(self) -> Iterator[Feed]:

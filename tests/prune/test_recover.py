@@ -8,7 +8,8 @@ from pruning import drawn
 from onnxopt.prune.apply import remove
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.products import Weights, products, separate, targets
-from onnxopt.prune.recover import absorb, refine
+from onnxopt.prune.recover import absorb
+from onnxopt.prune.sequence import refine
 from onnxopt.prune.trial import Tap, Trials
 from onnxopt.quantize.covariance import covariances
 

@@ -1,0 +1,125 @@
+"""Runs a model piece by piece over many samples: each piece once, whatever is changed before it.
+
+What later nodes need of the earlier ones is kept on disk for every sample, so that a walk through
+all products of a model takes about one run of it a sample, and no more memory for more samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxopt import ops
+from onnxopt.check.inputs import Feed
+from onnxopt.errors import BadInput
+from onnxopt.prune.walk import name_of, read_by
+from onnxopt.quantize.spool import Spool
+from onnxopt.runtime.sessions import Session
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_ASLEEP = {"session.intra_op.allow_spinning": "0"}
+
+
+class Relay:
+    """Samples on their way through a model, which may change in front of them."""
+
+    def __init__(self, feeds: Iterable[Feed], *, threads: int = 0) -> None:
+        self._stands: Iterable[Feed] = feeds
+        self._threads = threads
+
+    def to(self, model: ir.Model, node: str, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Run every sample on to just before a node, and give the wanted values of each.
+
+        The wanted values may lie behind that node, but not before the last one that was walked to.
+        The walk gets there only where all samples are taken.
+
+        Args:
+            model: The model; up to where the walk stands it has to be what it was.
+            node: Name of a node of the main graph.
+            wanted: Names of values.
+
+        Raises:
+            BadInput: A wanted value is NaN or infinite.
+        """
+        crossing = crossing_values(model, node)
+        names = tuple(dict.fromkeys((*wanted, *crossing)))
+        piece: _Piece | None = None
+        reached = Spool()
+        for stand in self._stands:
+            piece = piece or _Piece(model, stand, names, self._threads)
+            found = piece.run(stand)
+            reached.add({name: found[name] for name in crossing})
+            yield {name: _finite(name, found[name]) for name in wanted}
+        self._stands = reached
+
+
+def crossing_values(model: ir.Model, node: str) -> tuple[str, ...]:
+    """The values, inputs among them, that come before a node and are read by it or a later one."""
+    known = {value.name: value for value in model.graph.inputs if not value.is_initializer()}
+    nodes = iter(model.graph)
+    for each in nodes:
+        if name_of(each) == node:
+            break
+        known |= {value.name: value for value in each.outputs if not ops.is_constant(value)}
+    else:
+        raise KeyError(node)
+    read = {value.name for later in (each, *nodes) for value in read_by(later)}
+    return tuple(str(name) for name in known if name in read)
+
+
+class _Piece:
+    """The part of a model between the values of a sample and those that are asked for."""
+
+    def __init__(self, model: ir.Model, given: Feed, names: Sequence[str], threads: int) -> None:
+        self._passed = [name for name in names if name in given]
+        self._made = [name for name in names if name not in given]
+        self._session = None
+        if self._made:
+            copy = _cut(model, given, self._made)
+            self._session = Session.open(copy, optimize=True, threads=threads, config=_ASLEEP)
+
+    def run(self, given: Feed) -> dict[str, Any]:
+        found: dict[str, Any] = {name: given[name] for name in self._passed}
+        if self._session is not None:
+            feed = {name: v for name, v in given.items() if name in self._session.feedable}
+            found |= zip(self._made, self._session.run(feed, self._made), strict=True)
+        return found
+
+
+def _cut(model: ir.Model, given: Feed, wanted: Sequence[str]) -> ir.Model:
+    """A copy that starts from the given values and ends at the wanted ones."""
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.clear()
+    for name, array in given.items():
+        if name in values:
+            fresh = ir.Value(name=f"{name}_given", type=values[name].type, shape=values[name].shape)
+            values[name].replace_all_uses_with(fresh)
+            values[name].name, fresh.name = f"{name}_made", name
+            fresh.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(array).dtype))
+            copy.graph.inputs.append(fresh)
+    for name in wanted:
+        value = values[name]
+        if value.type is None:
+            value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), None
+        copy.graph.outputs.append(value)
+    common.RemoveUnusedNodesPass()(copy)
+    used = {value for node in copy.graph.all_nodes() for value in node.inputs}
+    for value in [v for v in copy.graph.inputs if v not in used]:
+        copy.graph.inputs.remove(value)
+    return copy
+
+
+def _finite(name: str, value: Any) -> Array:
+    array = np.asarray(value)
+    if not np.isfinite(array).all():
+        raise BadInput(
+            f"the value {name!r} is NaN or infinite on a sample",
+            hint="look at the sample, or at the model with `onnxopt validate`",
+        )
+    return array
