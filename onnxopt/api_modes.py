@@ -213,11 +213,11 @@ def _mode(name: str, prepared: Prepared, request: Request) -> Mode:
     if is_large(prepared.named):
         feeds = None
     threads = request.settings.threads
-    coded = feeds if "rounding" in request.settings.methods else None
+    methods = request.settings.methods
     if name == "dynamic":
-        return DynamicMode(coded, threads)
+        return DynamicMode(feeds, threads, methods)
     if name == "weights":
-        return WeightsMode(request.packing, coded, threads)
+        return WeightsMode(request.packing, feeds, threads, methods)
     return HalfMode(name, request.settings.target, feeds, threads)
 
 

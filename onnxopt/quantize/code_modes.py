@@ -18,6 +18,7 @@ from onnxopt.quantize.proof import Proof, prove
 from onnxopt.quantize.records import Choice
 from onnxopt.quantize.row_codes import RowCodes, can_compensate, compensated
 from onnxopt.quantize.sites import sites
+from onnxopt.quantize.smoothing import smoothed, smoothing_factors
 from onnxopt.quantize.static import Verdict
 from onnxopt.quantize.weight_only import (
     Packing,
@@ -28,29 +29,39 @@ from onnxopt.quantize.weight_only import (
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+DYNAMIC_METHODS = ("smoothing", "rounding")
+"""Weight methods of `DynamicMode`, in the order in which they are applied."""
+WEIGHTS_METHODS = ("rounding",)
+"""Those of `WeightsMode`."""
 DYNAMIC_TARGETS = ("cpu", "generic")
 WEIGHT_TARGETS = ("cpu", "generic", "openvino")
 
 
 @dataclass(slots=True)
 class DynamicMode:
-    """int8 weights, activations coded as the model runs; `feeds` let codes make up for errors."""
+    """int8 weights, activations coded as the model runs.
+
+    `feeds` let activations be made easier to code, and codes make up for each other's errors, as
+    far as `methods` say.
+    """
 
     feeds: Iterable[Feed] | None = None
     threads: int = 0
+    methods: tuple[str, ...] = DYNAMIC_METHODS
     name: str = "dynamic"
     wants: Literal["speed", "size"] = "speed"
     verdict: Verdict = "int8"
+    _factors: dict[str, Array] | None = None
     _codes: dict[str, RowCodes] | None = None
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Codes that make up for each other, where there is data."""
-        return () if self.feeds is None else ("rounding",)
+    def __post_init__(self) -> None:
+        known = () if self.feeds is None else DYNAMIC_METHODS
+        self.methods = tuple(each for each in known if each in self.methods)
 
-    def without(self, method: str) -> DynamicMode:
-        """Codes to nearest."""
-        return DynamicMode(None, self.threads)
+    def using(self, methods: tuple[str, ...]) -> DynamicMode:
+        """The same mode with no others of its methods; what was measured is kept."""
+        factors = self._factors if "smoothing" in self.methods and "smoothing" in methods else None
+        return DynamicMode(self.feeds, self.threads, methods, _factors=factors)
 
     def choices(self, model: ir.Model) -> tuple[Choice, ...]:
         """What it would do to each node with a weight."""
@@ -58,13 +69,26 @@ class DynamicMode:
 
     def build(self, model: ir.Model, chosen: Collection[str]) -> ir.Model:
         """The model with integer products."""
-        if self._codes is None:
-            self._codes = {}
-            if self.feeds is not None:
-                able = {each.node for each in self.choices(model) if each.quantize}
-                wanted = [site for site in sites(model) if site.name in able]
-                self._codes |= compensated(model, wanted, self.feeds, threads=self.threads)
-        return with_dynamic_codes(model, chosen, self._codes)
+        if self._factors is None or self._codes is None:
+            self._measure(model)
+        assert self._factors is not None and self._codes is not None
+        base = smoothed(model, self._factors, chosen) if self._factors else model
+        return with_dynamic_codes(base, chosen, self._codes)
+
+    def _measure(self, model: ir.Model) -> None:
+        able = {each.node for each in self.choices(model) if each.quantize}
+        wanted = [site for site in sites(model) if site.name in able]
+        jobs = [site for site in wanted if can_compensate(model, site)]
+        if self._factors is None:
+            self._factors = {}
+            if self.feeds is not None and "smoothing" in self.methods:
+                found = smoothing_factors(model, jobs, self.feeds, threads=self.threads)
+                self._factors = found
+        self._codes = {}
+        if self.feeds is not None and "rounding" in self.methods:
+            self._codes |= compensated(
+                model, wanted, self.feeds, factors=self._factors, threads=self.threads
+            )
 
     def prove(self, model: ir.Model) -> Proof:
         """The kernel that runs each product."""
@@ -73,23 +97,26 @@ class DynamicMode:
 
 @dataclass(slots=True)
 class WeightsMode:
-    """Weights as codes, arithmetic on numbers; `feeds` let codes make up for errors."""
+    """Weights as codes, arithmetic on numbers; `feeds` let codes make up for errors.
+
+    They do so as far as `methods` say.
+    """
 
     packing: Packing = field(default_factory=Packing)
     feeds: Iterable[Feed] | None = None
     threads: int = 0
+    methods: tuple[str, ...] = WEIGHTS_METHODS
     name: str = "weights"
     wants: Literal["speed", "size"] = "size"
     _codes: dict[str, BlockCodes] = field(default_factory=dict)
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Codes that make up for each other, where there is data."""
-        return () if self.feeds is None else ("rounding",)
+    def __post_init__(self) -> None:
+        known = () if self.feeds is None else WEIGHTS_METHODS
+        self.methods = tuple(each for each in known if each in self.methods)
 
-    def without(self, method: str) -> WeightsMode:
-        """Codes to nearest."""
-        return WeightsMode(self.packing, None, self.threads)
+    def using(self, methods: tuple[str, ...]) -> WeightsMode:
+        """The same mode with no others of its methods."""
+        return WeightsMode(self.packing, self.feeds, self.threads, methods)
 
     @property
     def verdict(self) -> Verdict:
@@ -102,7 +129,7 @@ class WeightsMode:
 
     def build(self, model: ir.Model, chosen: Collection[str]) -> ir.Model:
         """The model with coded weights."""
-        if self.feeds is not None and not self._codes:
+        if self.feeds is not None and "rounding" in self.methods and not self._codes:
             self._compensate(model, self.feeds)
         return with_coded_weights(model, chosen, self.packing, codes=self._codes)
 

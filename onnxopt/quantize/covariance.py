@@ -8,7 +8,7 @@ of v v' over the vectors v that the row is multiplied with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -154,29 +154,40 @@ class _Source:
 
 @dataclass(slots=True)
 class _Sums:
+    """Sums over vectors. A few vectors add little to a large matrix at the cost of all of it, so
+    they wait until there are half as many as it has columns."""
+
     second: Array | None = None
     total: Array | None = None
     count: int = 0
+    waiting: list[Array] = field(default_factory=list)
 
     def add(self, vectors: Array) -> None:
-        rows = np.asarray(vectors, np.float32)
+        rows = np.array(vectors, np.float32)
         if rows.shape[1] == 0:
             return
+        self.waiting.append(rows)
+        self.count += rows.shape[1]
+        if 2 * sum(each.shape[1] for each in self.waiting) >= rows.shape[2]:
+            self._sum()
+
+    def _sum(self) -> None:
+        if not self.waiting:
+            return
+        rows = np.concatenate(self.waiting, axis=1)
+        self.waiting.clear()
         # Who uses the moments looks whether they are finite.
         with np.errstate(over="ignore", invalid="ignore"):
-            self._sum(rows)
-        self.count += rows.shape[1]
-
-    def _sum(self, rows: Array) -> None:
-        second = np.matmul(rows.transpose(0, 2, 1), rows)
-        total = rows.sum(axis=1).astype(np.float64)
-        if self.second is None or self.total is None:
-            self.second, self.total = second.astype(np.float64), total
-        else:
-            self.second += second
-            self.total += total
+            second = np.matmul(rows.transpose(0, 2, 1), rows)
+            total = rows.sum(axis=1).astype(np.float64)
+            if self.second is None or self.total is None:
+                self.second, self.total = second.astype(np.float64), total
+            else:
+                self.second += second
+                self.total += total
 
     def finished(self, name: str) -> Covariance:
+        self._sum()
         if self.second is None or self.total is None:
             raise BadInput(f"the value {name!r} is empty in every sample")
         self.second /= self.count

@@ -44,7 +44,7 @@ class HalfMode:
         """None: numbers are cast as they are."""
         return ()
 
-    def without(self, method: str) -> HalfMode:
+    def using(self, methods: tuple[str, ...]) -> HalfMode:
         """The same."""
         return self
 

@@ -62,8 +62,8 @@ class Mode(Protocol):
         """The weight methods that can be taken back, see trials."""
         ...
 
-    def without(self, method: str) -> Mode:
-        """The same mode without one of its methods."""
+    def using(self, methods: tuple[str, ...]) -> Mode:
+        """The same mode with no others of its methods."""
         ...
 
     def choices(self, model: ir.Model) -> tuple[Choice, ...]:
@@ -152,7 +152,7 @@ class _Run:
     def decide(self, plan: QuantPlan, chosen: Collection[str]) -> Outcome:
         """Build, put back what costs too much, race."""
         self._given.progress(0.0, f"making the {self._mode.name} model")
-        found, done = self._settle(chosen, self._trial(chosen))
+        found, done = self._settle(chosen)
         islands: tuple[Island, ...] = ()
         if not found.holds(self._limit) and self._given.plan is None:
             islands = self._islands(chosen)
@@ -173,19 +173,21 @@ class _Run:
             ),
         )  # fmt: skip
 
-    def _settle(
-        self, chosen: Collection[str], found: _Trial
-    ) -> tuple[_Trial, tuple[trials.Trial, ...]]:
-        """The trial without the methods that make the outputs worse, and how they did."""
-        done = []
-        for method in self._mode.methods:
-            plain = self._mode.without(method)
-            before, after = self._trial(chosen, mode=plain), found
-            if before.noise is None or after.noise is None:
-                break
-            done.append(trials.judged(method, before.noise, after.noise))
-            if not done[-1].kept:
-                self._mode, found = plain, before
+    def _settle(self, chosen: Collection[str]) -> tuple[_Trial, tuple[trials.Trial, ...]]:
+        """The trial with the methods that do no harm, and how each of them did."""
+        methods = self._mode.methods
+        if not methods or not self._held:
+            return self._trial(chosen), ()
+        self._mode = self._mode.using(())
+        found, done = self._trial(chosen), []
+        for method in methods:
+            self._given.progress(0.0, f"trying {method}")
+            changed = self._mode.using((*self._mode.methods, method))
+            other = self._trial(chosen, mode=changed)
+            assert found.noise is not None and other.noise is not None
+            done.append(trials.judged(method, found.noise, other.noise))
+            if done[-1].kept:
+                self._mode, found = changed, other
         return found, tuple(done)
 
     def _trial(

@@ -33,13 +33,14 @@ class Bounds:
 
     def room(self, partner: Array) -> tuple[Array, Array]:
         """The smallest and the largest code beside `partner` codes."""
-        low = np.full(partner.shape, -float(self.limit))
         if self.top is None:
+            low = np.full(partner.shape, -float(self.limit))
             return low, -low
+        # A pair of one sign has this much together; it is never less than one code may have.
         free = pair_limit(self.top)
         return (
-            np.maximum(low, np.where(partner < 0, -free - partner, low)),
-            np.minimum(-low, np.where(partner > 0, free - partner, -low)),
+            np.maximum(-free - np.minimum(partner, 0.0), -self.limit),
+            np.minimum(free - np.maximum(partner, 0.0), self.limit),
         )
 
 
@@ -97,8 +98,7 @@ def _spread(exact: Array, second: Array, bounds: Bounds) -> Array:
     diagonal = np.diagonal(second, axis1=1, axis2=2).sum(axis=0)
     order = np.argsort(-diagonal, kind="stable")
     place = np.argsort(order, kind="stable")
-    inverse = np.linalg.inv(second[:, order][:, :, order])
-    factor = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).swapaxes(1, 2)
+    factor = _root_of_inverse(second[:, order][:, :, order])
     rest = exact[..., order].copy()
     codes = np.zeros_like(rest)
     for start in range(0, size, _BLOCK):
@@ -115,6 +115,29 @@ def _spread(exact: Array, second: Array, bounds: Bounds) -> Array:
             errors[..., column - start] = error
         rest[..., stop:] -= errors @ factor[:, start:stop, stop:]
     return np.asarray(codes[..., place])
+
+
+def _root_of_inverse(second: Array) -> Array:
+    """The upper factor U with U' U the inverse of each matrix: float64 [G, K, K].
+
+    Turned around, the Cholesky factor is that of the inverse but for a triangular inversion: a
+    fraction of what inverting the matrix takes.
+    """
+    turned = np.linalg.cholesky(second[:, ::-1, ::-1])
+    return _inverted(turned)[:, ::-1, ::-1]
+
+
+def _inverted(lower: Array) -> Array:
+    """The inverse of lower triangular matrices [G, K, K], by halves."""
+    size = lower.shape[-1]
+    if size <= _BLOCK:
+        return np.asarray(np.linalg.inv(lower))
+    half = size // 2
+    first, last = _inverted(lower[:, :half, :half]), _inverted(lower[:, half:, half:])
+    found = np.zeros_like(lower)
+    found[:, :half, :half], found[:, half:, half:] = first, last
+    found[:, half:, :half] = -last @ (lower[:, half:, :half] @ first)
+    return found
 
 
 def _descend(exact: Array, codes: Array, second: Array, bounds: Bounds) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,17 @@ def can_compensate(model: ir.Model, site: Site) -> bool:
 
 
 def compensated(
-    model: ir.Model, found: Sequence[Site], feeds: Iterable[Feed], *, threads: int = 0
+    model: ir.Model,
+    found: Sequence[Site],
+    feeds: Iterable[Feed],
+    *,
+    factors: Mapping[str, Array] | None = None,
+    threads: int = 0,
 ) -> Iterator[tuple[str, RowCodes]]:
     """Codes of the products that make up for each other's errors on the feeds, by node name.
+
+    `factors` by the name of what a product reads are what its channels are going to be divided by,
+    and the weights multiplied with, see smoothing.
 
     Raises:
         BadInput: A value is not finite.
@@ -79,7 +87,12 @@ def compensated(
     if not jobs:
         return
     for name, moments in each_covariance(model, feeds, list(jobs), threads=threads):
-        rows = np.ascontiguousarray(product_rows(jobs[name]))
+        rows, second = np.ascontiguousarray(product_rows(jobs[name])), moments.second
+        source = jobs[name].node.inputs[0]
+        divided = None if source is None else (factors or {}).get(source.name or "")
+        if divided is not None:
+            rows = (rows * divided).astype(np.float32)
+            second = second / (divided[:, None] * divided)
         scale = safe_scale(rows)
-        codes = compensated_codes(rows[None], scale[None], moments.second, bounds=Bounds(top=255))
+        codes = compensated_codes(rows[None], scale[None], second, bounds=Bounds(top=255))
         yield name, RowCodes(codes[0], scale)

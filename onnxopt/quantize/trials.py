@@ -32,6 +32,9 @@ LEAST_OF_FEW = 0.5
 CORRECTED_ON = 24
 """Samples that biases are corrected on for a trial; it takes more to get the last tenth of a dB."""
 
+COSTLY = frozenset({"smoothing"})
+"""Methods that may add nodes."""
+
 Progress = Callable[[float, str], None]
 
 
@@ -50,7 +53,10 @@ class Trial:
     @property
     def outcome(self) -> str:
         """What became of it, in words."""
-        return "kept" if self.kept else "taken back: the outputs got worse"
+        if self.kept:
+            return "kept"
+        gains = self.after_db >= self.before_db - LEAST
+        return "taken back: it brings too little" if gains else "taken back: the outputs got worse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,9 @@ class Noise:
 
 
 def judged(method: str, before: Noise, after: Noise) -> Trial:
-    """What is to become of a method that was tried."""
-    return Trial(method, before.decibels, after.decibels, not after.is_worse_than(before))
+    """What is to become of a method that was tried; one that costs time has to bring something."""
+    kept = before.is_worse_than(after) if method in COSTLY else not after.is_worse_than(before)
+    return Trial(method, before.decibels, after.decibels, kept)
 
 
 @dataclass(frozen=True, slots=True)

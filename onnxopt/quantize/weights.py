@@ -36,8 +36,9 @@ from onnxopt.rewrite.specs import QuantSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-METHODS = ("saturation", "rounding", "bias")
-"""What `prepare_weights` can do, in the order in which it does it."""
+METHODS = ("saturation", "smoothing", "rounding", "bias")
+"""Weight methods in the order in which they are applied; "smoothing" is for dynamic codes, see
+smoothing.py, and `prepare_weights` leaves it to others."""
 
 ADDS_IN_16_BITS = frozenset({"cpu", "openvino", "generic"})
 """Targets that may run on a CPU that adds two products in 16 bits."""

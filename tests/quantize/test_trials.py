@@ -85,7 +85,7 @@ def test_codes_that_ruin_the_outputs_are_taken_back_in_dynamic_mode(
     honest = code_modes.compensated
     monkeypatch.setattr(code_modes, "compensated", wrong)
     result = quantize(given, **asked)
-    assert [(each.method, each.kept) for each in result.report.trials] == [("rounding", False)]
+    assert ("rounding", False) in [(each.method, each.kept) for each in result.report.trials]
     assert result.report.sqnr_db == pytest.approx(plain.report.sqnr_db)
 
 
