@@ -120,11 +120,7 @@ def optimize(
         enable=tuple(enable),
         seed=seed,
     )  # fmt: skip
-    if tuple(providers) != (CPU,):
-        # Known names cost nothing; a wrong one must not be found out after the work.
-        from onnxopt.runtime.providers import resolve
-
-        resolve(providers)
+    _refuse_unknown(providers)
     pipeline = pipelines.optimize(options, passes)
     read = _reader(data, batch, preprocess)
     original = io.load(model)
@@ -133,16 +129,10 @@ def optimize(
     prepared = prepare(original, options)
     before = cost(prepared)
     source = model if isinstance(model, bytes | str | os.PathLike) else original
-    reference: Reference | None = None
-    notes: tuple[str, ...] = ()
-    if check:
-        try:
-            feeds = _feeds(prepare(original, options), options, read)
-            reference = _reference(source, feeds, threads)
-        except RuntimeFailed as error:
-            # What can't be run can't be proven, and what can't be proven is left as it is.
-            pipeline, bench = [], False
-            notes = (f"nothing was changed: {error.message}; --no-check rewrites without proof",)
+    reference, notes = _reference(source, original, options, read, threads) if check else (None, ())
+    if notes:
+        # What can't be run can't be proven, and what can't be proven is left as it is.
+        pipeline, bench = [], False
     outcome = manager.run(
         prepared,
         pipeline,
@@ -158,18 +148,8 @@ def optimize(
         io.save(outcome.model, output, external=external, overwrite=overwrite)
     timing = None
     if bench and not failed:
-        from onnxopt.bench.timing import bench as time_both
-
-        timing = time_both(
-            [source, outcome.model],
-            names=("original", "optimized"),
-            feeds=None if read is None else read(prepare(original, options)),
-            dims=options.dims,
-            input_shapes=options.input_shapes,
-            seed=seed,
-            providers=providers,
-            threads=threads,
-        )
+        feeds = None if read is None else read(prepare(original, options))
+        timing = _timing(source, outcome.model, feeds, options, providers, threads)
     report = Report(
         source=name_of(model),
         output="<memory>" if output is None else os.fspath(output),
@@ -299,10 +279,43 @@ def _level(level: Level | str) -> Level:
         raise BadInput(f"there is no level {level!r}", hint=f"choose one of {names}") from None
 
 
-def _reference(source: Any, feeds: Any, threads: int) -> Reference:
+def _refuse_unknown(providers: Sequence[str]) -> None:
+    """Raise BadInput for a wrong name of a provider: it must not be found out after the work."""
+    if tuple(providers) != (CPU,):
+        from onnxopt.runtime.providers import resolve
+
+        resolve(providers)
+
+
+def _reference(
+    source: io.Source, original: ir.Model, options: Options, read: Reader | None, threads: int
+) -> tuple[Reference | None, tuple[str, ...]]:
+    """What the result is proven against; where the model can't be run none, and a note why."""
     from onnxopt.check.parity import Reference
 
-    return Reference(source, feeds, threads=threads)
+    try:
+        feeds = _feeds(prepare(original, options), options, read)
+        return Reference(source, feeds, threads=threads), ()
+    except RuntimeFailed as error:
+        return None, (f"nothing was changed: {error.message}; --no-check rewrites without proof",)
+
+
+def _timing(
+    source: io.Source, made: ir.Model, feeds: Any, options: Options, providers: Sequence[str],
+    threads: int,
+) -> Timing:  # fmt: skip
+    from onnxopt.bench.timing import bench as time_both
+
+    return time_both(
+        [source, made],
+        names=("original", "optimized"),
+        feeds=feeds,
+        dims=options.dims,
+        input_shapes=options.input_shapes,
+        seed=options.seed,
+        providers=providers,
+        threads=threads,
+    )
 
 
 def _feeds(prepared: ir.Model, options: Options, read: Reader | None) -> Any:

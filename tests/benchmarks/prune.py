@@ -11,22 +11,9 @@ from onnxopt import io
 from onnxopt.bench.cost import Cost, cost_at
 from onnxopt.report.page import Curve, Heading, Line, Series, Table
 from onnxopt.report.record import plain
+from tests.benchmarks import rivals
 from tests.benchmarks.pruners import TOOLS
-from tests.benchmarks.rivals import (
-    Made,
-    Row,
-    cost_cells,
-    failures,
-    floats,
-    made_by,
-    measured,
-    noise,
-    quality_cells,
-    speed_cells,
-    stored,
-    with_data,
-    without_data,
-)
+from tests.benchmarks.rivals import Made, Row
 from tests.benchmarks.tables import Section
 from tests.benchmarks.tasks import Task
 from tests.benchmarks.zoo import Model
@@ -81,9 +68,9 @@ def section(
     how long the models of a table are timed for each of the `ratios`.
     """
     chosen = [model for model in models if every or model.name in USUAL]
-    known = with_data(chosen, max(SAMPLES.values()))
+    known = rivals.with_data(chosen, max(SAMPLES.values()))
     if known is None:
-        return without_data(TITLE, COLUMNS)
+        return rivals.without_data(TITLE, COLUMNS)
     rows: list[list[str]] = []
     data: dict[str, object] = {}
     summary: dict[str, str] = {}
@@ -96,15 +83,15 @@ def section(
         with tempfile.TemporaryDirectory() as place:
             made = _made(model, task, Path(place), ratios, tools)
             timed = seconds * len(ratios)
-            found, timing = measured([each for _, each in made], task, timed, threads)
+            found, timing = rivals.measured([each for _, each in made], task, timed, threads)
             pruned = [
                 Pruned(row, asked, _cost(row)) for row, (asked, _) in zip(found, made, strict=True)
             ]
         for each in pruned:
             rows.append(_cells(model.name, task, each, pruned[0]))
             print(*rows[-1], sep="  ", flush=True)
-        notes += failures(model.name, found)
-        summary |= noise(model.name, timing)
+        notes += rivals.failures(model.name, found)
+        summary |= rivals.noise(model.name, timing)
         data[model.name] = {"rows": plain(pruned), "timing": plain(timing)}
         page += [Heading(model.name), curve(pruned)]
     page += [Heading("Measured"), Table(COLUMNS, tuple(map(tuple, rows)))]
@@ -119,13 +106,13 @@ def _made(
 ) -> list[tuple[float, Made]]:
     """The float models first, then what the tools make of the one that was exported."""
     count = SAMPLES.get(model.name.split("_")[0], 100)
-    samples = stored(task.calibration[:count], folder)
-    made = [(1.0, each) for each in floats(model, folder)]
+    samples = rivals.stored(task.calibration[:count], folder)
+    made = [(1.0, each) for each in rivals.floats(model, folder)]
     for asked in ratios:
         for index, tool in enumerate(tools):
             place = folder / f"{asked:g}_{index}"
             place.mkdir()
-            found = made_by(tool, _SCRIPT, place / "pruned.onnx", model.path, samples, asked)
+            found = rivals.made_by(tool, _SCRIPT, place / "pruned.onnx", model.path, samples, asked)
             made.append((asked, _named(found, asked)))
             assert found.ran is not None
             print(f"{model.name}: {tool}, {asked:g}: {found.ran.seconds:.1f} s", flush=True)
@@ -146,16 +133,16 @@ def _cells(name: str, task: Task, pruned: Pruned, whole: Pruned) -> list[str]:
     asked = "" if row.made.ran is None else f"{pruned.asked:g}"
     if row.quality is None or cost is None or base is None:
         return [name, tool_of(row.made), asked, "failed", *[""] * (len(COLUMNS) - 4)]
-    seconds, peak = cost_cells(row.made.ran)
+    seconds, peak = rivals.cost_cells(row.made.ran)
     own = (row.made.told or {}).get("seconds")
     return [
         name,
         tool_of(row.made),
         asked,
-        *quality_cells(task, row.quality),
+        *rivals.quality_cells(task, row.quality),
         f"{share_of_work(cost, base):.3f}",
         f"{cost.parameters / base.parameters:.3f}",
-        *speed_cells(row),
+        *rivals.speed_cells(row),
         seconds if own is None else f"{own:.1f}",
         peak,
     ]

@@ -7,21 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxopt.report.record import plain
-from tests.benchmarks.rivals import (
-    Made,
-    Row,
-    cost_cells,
-    failures,
-    floats,
-    made_by,
-    measured,
-    noise,
-    quality_cells,
-    speed_cells,
-    stored,
-    with_data,
-    without_data,
-)
+from tests.benchmarks import rivals
+from tests.benchmarks.rivals import Made, Row
 from tests.benchmarks.tables import Section
 from tests.benchmarks.tasks import CALIBRATED, Task
 from tests.benchmarks.zoo import Model
@@ -46,9 +33,9 @@ def section(models: Sequence[Model], *, seconds: float, threads: int = 1) -> Sec
 
     `models` without data are left out; `seconds` is how long the models of a table are timed.
     """
-    known = with_data(models)
+    known = rivals.with_data(models)
     if known is None:
-        return without_data(TITLE, COLUMNS)
+        return rivals.without_data(TITLE, COLUMNS)
     rows: list[list[str]] = []
     data: dict[str, object] = {}
     summary: dict[str, str] = {}
@@ -56,12 +43,12 @@ def section(models: Sequence[Model], *, seconds: float, threads: int = 1) -> Sec
     for model, task_of in known.items():
         with tempfile.TemporaryDirectory() as place:
             task = task_of(model.path)
-            found, timing = measured(_made(model, task, Path(place)), task, seconds, threads)
+            found, timing = rivals.measured(_made(model, task, Path(place)), task, seconds, threads)
         for row in found:
             rows.append(_cells(model.name, task, row))
             print(*rows[-1], sep="  ", flush=True)
-        notes += failures(model.name, found)
-        summary |= noise(model.name, timing)
+        notes += rivals.failures(model.name, found)
+        summary |= rivals.noise(model.name, timing)
         data[model.name] = {"rows": plain(found), "timing": plain(timing)}
     return Section(
         TITLE,
@@ -81,8 +68,8 @@ def section(models: Sequence[Model], *, seconds: float, threads: int = 1) -> Sec
 
 def _made(model: Model, task: Task, folder: Path) -> list[Made]:
     """The float models first, then what the tools make of the one that was exported."""
-    samples = stored(task.calibration, folder)
-    made = floats(model, folder)
+    samples = rivals.stored(task.calibration, folder)
+    made = rivals.floats(model, folder)
     for index, tool in enumerate(_IMAGES if task.classes else _TEXT):
         place = folder / f"{index}"
         place.mkdir()
@@ -95,20 +82,20 @@ def _made(model: Model, task: Task, folder: Path) -> list[Made]:
 
 def quantized(tool: str, model: Path, samples: Path, out: Path) -> Made:
     """What a tool makes of a model; it tells how many seconds calibration took, if any."""
-    return made_by(tool, _SCRIPT, out, model, samples)
+    return rivals.made_by(tool, _SCRIPT, out, model, samples)
 
 
 def _cells(name: str, task: Task, row: Row) -> list[str]:
     made, found = row.made, row.quality
     if found is None:
         return [name, made.tool, "failed", *[""] * (len(COLUMNS) - 3)]
-    seconds, peak = cost_cells(made.ran)
+    seconds, peak = rivals.cost_cells(made.ran)
     return [
         name,
         made.tool,
-        *quality_cells(task, found),
+        *rivals.quality_cells(task, found),
         "exact" if found.sqnr_db > 100 else f"{found.sqnr_db:.1f}",
-        *speed_cells(row),
+        *rivals.speed_cells(row),
         f"{row.bytes / 1e6:.2f}",
         seconds,
         "" if made.told is None else f"{made.told:.2f}",
