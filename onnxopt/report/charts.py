@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -12,6 +13,8 @@ WIDTH, HEIGHT = 860, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 14, 44
 _COLOURS = 6
 _MOST_DOTS = 250
+_LETTER, _ROW = 7, 18
+"""How wide a letter and how high a row of the legend is."""
 
 
 def bar_svg(bar: Bar, longest: float) -> str:
@@ -40,7 +43,7 @@ def curve_svg(curve: Curve) -> str:
     for number, series in enumerate(curve.series):
         parts.append(_line(series, axes, f"n{number % _COLOURS}"))
     if len(curve.series) > 1:
-        parts.append(_legend(curve.series))
+        parts.append(_legend(curve.series, axes))
     label = escape(f"{curve.y} over {curve.x}", quote=True)
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
@@ -117,10 +120,34 @@ def _line(series: Series, axes: _Axes, colour: str) -> str:
     return drawn + "".join(dots)
 
 
-def _legend(series: Sequence[Series]) -> str:
+def _legend(series: Sequence[Series], axes: _Axes) -> str:
+    """The names of the lines, in the corner that the fewest of them pass through."""
+    width = 26 + _LETTER * max(len(each.name) for each in series)
+    height = _ROW * len(series)
+    corners = [
+        (left, top)
+        for top in (_TOP + 4, HEIGHT - _BOTTOM - height - 4)
+        for left in (_LEFT + 12, WIDTH - _RIGHT - width)
+    ]
+    places = [place for each in series for place in _along(each, axes)]
+
+    def crossed(corner: tuple[float, float]) -> int:
+        left, top = corner
+        return sum(left <= x <= left + width and top <= y <= top + height for x, y in places)
+
+    left, top = min(corners, key=crossed)
     rows = [
-        f'<circle class="dot n{number % _COLOURS}" cx="{_LEFT + 16}" cy="{_TOP + 14 + 18 * number}"'
-        f' r="4"/><text x="{_LEFT + 26}" y="{_TOP + 18 + 18 * number}">{escape(each.name)}</text>'
+        f'<circle class="dot n{number % _COLOURS}" cx="{left + 4}" cy="{top + 10 + _ROW * number}"'
+        f' r="4"/><text x="{left + 14}" y="{top + 14 + _ROW * number}">{escape(each.name)}</text>'
         for number, each in enumerate(series)
     ]
     return "".join(rows)
+
+
+def _along(series: Series, axes: _Axes) -> list[tuple[float, float]]:
+    """Places on the line, close to each other, in the units of the picture."""
+    found = [(axes.x(x), axes.y(y)) for x, y in series.points]
+    for (x0, y0), (x1, y1) in itertools.pairwise(found[:]):
+        steps = int(max(abs(x1 - x0), abs(y1 - y0)) / 8)
+        found += [(x0 + (x1 - x0) * k / steps, y0 + (y1 - y0) * k / steps) for k in range(1, steps)]
+    return found

@@ -9,11 +9,12 @@ from html.parser import HTMLParser
 import pytest
 import report_samples as samples
 
-from onnxopt.report.charts import curve_svg, ticks
+from onnxopt.report.charts import HEIGHT, WIDTH, curve_svg, ticks
 from onnxopt.report.html import html
 from onnxopt.report.page import Bar, Bars, Curve, Heading, Line, Page, Series, Summary, Table
 from onnxopt.report.pages import report_page
 from onnxopt.report.quantization_page import quantization_page
+from onnxopt.report.style import STYLE
 
 VOID = {"meta", "rect", "line", "circle", "polyline"}
 
@@ -96,6 +97,27 @@ def test_a_curve_has_a_dot_with_a_name_for_each_point() -> None:
     assert "<title>first 30</title>" in text
     assert "<title>&lt;second&gt; 20</title>" in text
     assert 'class="limit"' in text
+
+
+def _legend_at(*ys: float) -> tuple[float, float]:
+    """Where the legend of two lines through these heights begins."""
+    points = tuple((float(x), y) for x, y in enumerate(ys))
+    text = curve_svg(Curve("x", "y", (Series("a", points), Series("another", points))))
+    x, y = re.findall(r'<circle class="dot n0" cx="([\d.]+)" cy="([\d.]+)" r="4"/>', text)[0]
+    return float(x), float(y)
+
+
+def test_the_legend_keeps_out_of_the_lines() -> None:
+    falling_x, falling_y = _legend_at(10.0, 5.0, 0.0)
+    rising_x, rising_y = _legend_at(0.0, 9.0, 10.0)
+    assert falling_x > WIDTH / 2 and falling_y < HEIGHT / 2
+    assert (rising_x > WIDTH / 2) == (rising_y > HEIGHT / 2)
+
+
+def test_six_lines_have_six_colours() -> None:
+    series = tuple(Series(f"line {k}", ((0.0, k), (1.0, k + 1.0))) for k in range(6))
+    found = set(re.findall(r'class="line (n\d)"', curve_svg(Curve("x", "y", series))))
+    assert len(found) == 6 and all(f".{kind} " in STYLE for kind in found)
 
 
 def test_a_curve_without_points_is_left_out() -> None:
