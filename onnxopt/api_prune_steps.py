@@ -31,6 +31,7 @@ from onnxopt.report.stages import Stage, stage_of
 from onnxopt.runtime.profile import node_times
 
 _TIMED = 2
+_PROOFS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Run:
             moments = search.moments_of(
                 subject, split.calibration, threads=settings.threads, say=say
             )
+            subject, moments = search.aligned(subject, moments, held[:_PROOFS], settings)
         if self.given is None:
             price = search.price_of(subject, settings.target, self._macs, self._seconds(split))
             plan = search.make_plan(

@@ -13,6 +13,7 @@ from onnxopt.check.inputs import Feed
 from onnxopt.check.parity import parity
 from onnxopt.errors import BadInput, ParityFailed
 from onnxopt.prune import costs
+from onnxopt.prune.align import KIND, align
 from onnxopt.prune.apply import check, remove
 from onnxopt.prune.costs import Costs, Weigh
 from onnxopt.prune.groups import find_groups
@@ -34,6 +35,8 @@ RECOVERIES = ("none", "bias", "least-squares", "distill")
 NORMALIZATIONS = ("measured", "global", "uniform")
 """How groups are compared: by the divergence measured when each is cut alone, by their scores over
 the mean score of the group, or not at all: every group gives the same share."""
+_SAME = 1e-8
+"""Noise over signal, or divergence, that is put down to rounding."""
 _TRIALS = 40
 _MOST_TRIALS = 128
 _LIGHT = 2e8
@@ -80,8 +83,7 @@ class Subject:
         """
         separate(model)
         groups = kept(find_groups(model), keep)
-        free = [group for group in groups if not group.frozen]
-        return cls(model, groups, products(model, free))
+        return cls(model, groups, products(model, groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,26 @@ def moments_of(
         return {}
     found = each_covariance(subject.model, feeds, names, threads=threads, progress=say)
     return {name: _small(covariance) for name, covariance in found}
+
+
+def aligned(
+    subject: Subject,
+    moments: Mapping[str, Covariance],
+    proof: Sequence[Feed],
+    settings: Settings,
+) -> tuple[Subject, dict[str, Covariance]]:
+    """The subject with its heads turned so that their last channels matter little, see align.
+
+    Each turn is kept only where the outputs for the samples in `proof` stay what they were.
+    """
+    if not any(group.kind == KIND and not group.frozen for group in subject.groups):
+        return subject, dict(moments)
+    trials = Trials(subject.model, proof, threads=settings.threads)
+    model, found = align(
+        subject.model, subject.groups, subject.products, moments,
+        lambda turned: trials.divergence(turned) < _SAME,
+    )  # fmt: skip
+    return Subject.of(model, settings.keep), found
 
 
 def make_plan(

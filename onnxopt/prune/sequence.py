@@ -33,7 +33,7 @@ MOST = 4096
 """Runs to fit on at most."""
 VECTORS_BYTES = 96 << 20
 """The vectors of a product take at most this much; with more samples there are fewer of each."""
-_MOST_WHOLE = 64
+_MOST_WHOLE = 256
 _SHARES = (1.0, 0.5)
 """How much of the way to a fit is gone where each is tried on the outputs."""
 
