@@ -101,6 +101,7 @@ class Run:
             price = search.price_of(subject, settings.target, self._macs, self._seconds(split))
             plan = search.make_plan(
                 subject, moments, trials, settings, price,
+                calibration=() if split is None else split.calibration,
                 gradients=self._slopes(subject, split), say=say,
             )  # fmt: skip
         else:

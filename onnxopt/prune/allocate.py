@@ -63,14 +63,17 @@ def allocate(menus: Sequence[Menu], price: Price, goal: float) -> Allocation:
     return state
 
 
-def counts_of(size: int, *, rounding: int, multiple: int, most: float) -> tuple[int, ...]:
+def counts_of(
+    size: int, *, rounding: int, multiple: int, most: float, whole: int = 0
+) -> tuple[int, ...]:
     """How many of `size` channels may go, ascending from 0.
 
     What is left is a multiple of `rounding` (where the group has more than that) and of `multiple`,
-    and no less than the share `1 - most`.
+    and no less than the share `1 - most`; `whole` is how many the group had at first, if more.
     """
-    unit = int(np.lcm(rounding if size > rounding else 1, multiple))
-    least = max(unit, int(np.ceil(size * (1 - most) - 1e-9)))
+    whole = whole or size
+    unit = int(np.lcm(rounding if whole > rounding else 1, multiple))
+    least = max(unit, int(np.ceil(whole * (1 - most) - 1e-9)))
     left = [n for n in range(size - 1, 0, -1) if n % unit == 0 and n >= least]
     return (0, *(size - n for n in left))
 

@@ -21,6 +21,7 @@ from onnxopt.quantize.covariance import Covariance
 Array = np.ndarray[Any, np.dtype[Any]]
 Say = Callable[[float, str], None]
 
+_NO_SIZES: Mapping[str, int] = {}
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of what a group may give at most; the loss is measured at these."""
 
@@ -38,10 +39,15 @@ def menus(
     *,
     rounding: int,
     caps: Callable[[str], float],
+    sizes: Mapping[str, int] = _NO_SIZES,
     say: Say | None = None,
 ) -> list[Menu]:
-    """What each prunable group may give, and the loss: measured, or by score without `trials`."""
+    """What each prunable group may give, and the loss: measured, or by score without `trials`.
+
+    A loss is what comes to that of the model as it is. `sizes` are those that groups had at first.
+    """
     result = []
+    before = 0.0 if trials is None else trials.divergence(model)
     able = [group for group in prunable(groups) if group.name in found]
     for index, group in enumerate(able):
         order = found[group.name]
@@ -50,6 +56,7 @@ def menus(
             rounding=1 if group.kind in WHOLE_KINDS else rounding,
             multiple=group.multiple,
             most=caps(group.name),
+            whole=sizes.get(group.name, group.size),
         )
         if len(counts) < 2:
             continue
@@ -64,6 +71,7 @@ def menus(
                 count: trials.divergence(
                     without(model, groups, products, moments, {group.name: chosen(order, count)})
                 )
+                - before
                 for count in _looked_at(counts)
             }
             losses = spread(counts, measured, order.losses.tolist())
