@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxopt import io
@@ -15,6 +16,10 @@ from onnxopt.quantize.modes import outputs
 
 RANDOM = np.random.default_rng(0)
 K, N = 64, 96
+RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+"""The version of onnxruntime; for Python 3.10 there is none after 1.23."""
+CODED = "MatMulNBits" if RUNTIME >= (1, 25) else "float"
+"""What computes a product with 8-bit weights, or with 4-bit ones in whole channels."""
 
 
 def normal(*shape: int) -> np.ndarray[Any, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from mode_models import CODED, RUNTIME
 from quantize_graphs import Drawing
 
 from onnxopt import io
@@ -256,7 +257,9 @@ def test_a_convolution_whose_input_is_quantized_in_every_run_becomes_a_float_one
     assert [fault.kind for fault in lint(model)] == ["pure-overhead"]
     repaired = fix(model)
     assert [node.op_type for node in repaired.model.graph] == ["Conv"]
-    assert repaired.left == () and decibels(model, repaired.model) > 30
+    assert repaired.left == ()
+    if RUNTIME >= (1, 24):  # what loads this operator at all
+        assert decibels(model, repaired.model) > 30
 
 
 def test_a_pad_with_another_number_or_another_reader_stays() -> None:
@@ -293,7 +296,7 @@ def test_a_product_of_which_only_the_weight_is_coded_is_no_fault(dtype: str) -> 
         return g.node("Add", g.node("MatMul", g.input(4, 32), weight), g.normal(16))
 
     model = drawn(draw)
-    assert "MatMulNBits" in prove(model).kernels
+    assert ("MatMulNBits" in prove(model).kernels) == (CODED == "MatMulNBits")
     assert lint(model) == ()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from mode_models import RANDOM, K, N, kernels, loss_db, model, normal
+from mode_models import CODED, RANDOM, RUNTIME, K, N, kernels, loss_db, model, normal
 from onnx import helper
 
 from onnxopt import io
@@ -33,7 +33,7 @@ def test_a_product_becomes_matmulnbits(bits: int, block: int | None, least_db: f
     given = model(PRODUCT, {"w": normal(K, N) * 20})
     result = packed(given, bits=bits, block=block)
     assert result.report.verdict == f"int{bits}"
-    assert kernels(result)["mul"] == "MatMulNBits"
+    assert kernels(result)["mul"] == ("MatMulNBits" if bits == 4 and block != 0 else CODED)
     assert loss_db(given, result, x=normal(5, K)) > least_db
     share = io.model_bytes(result.model) / io.model_bytes(io.load(given))
     assert share < (0.35 if bits == 8 else 0.27)
@@ -58,7 +58,7 @@ def test_a_gemm_becomes_matmulnbits_with_any_bias(transposed: int, bias: str) ->
     ]
     given = model(nodes, weights, inputs={"x": (1, ["batch", K]), "z": (1, ["batch", N])})
     result = packed(given)
-    assert kernels(result)["gemm"] == "MatMulNBits"
+    assert kernels(result)["gemm"] == CODED
     assert loss_db(given, result, x=normal(3, K), z=normal(3, N)) > 30
 
 
@@ -70,7 +70,7 @@ def test_a_weight_that_is_used_twice_gets_codes_for_each() -> None:
         helper.make_node("MatMul", ["r", "w"], ["y"], "second"),
     ]
     result = packed(model(nodes, {"w": normal(K, K)}))
-    assert set(kernels(result).values()) == {"MatMulNBits"}
+    assert set(kernels(result).values()) == {CODED}
 
 
 def test_a_weight_outside_of_a_body_moves_into_it() -> None:
@@ -86,7 +86,7 @@ def test_a_weight_outside_of_a_body_moves_into_it() -> None:
     inputs = {"x": (1, ["batch", K]), "c": (onnx.TensorProto.BOOL, [])}
     given = model([branch], {"w_a": normal(K, N), "w_b": normal(K, N)}, inputs=inputs)
     result = packed(given)
-    assert {k for n, k in kernels(result).items() if n.endswith("_mul")} == {"MatMulNBits"}
+    assert {k for n, k in kernels(result).items() if n.endswith("_mul")} == {CODED}
     assert loss_db(given, result, x=normal(3, K), c=np.asarray(True)) > 30
 
 
@@ -185,7 +185,7 @@ def test_an_activation_behind_a_product_does_not_keep_it_from_its_codes(
     weights |= {"b": normal(K), "low": np.float32(-0.1), "high": np.float32(0.2)}
     given = model(nodes, weights, inputs={"x": (1, ["batch", 3, K])})
     result = packed(given)
-    assert set(kernels(result).values()) == {"MatMulNBits"}
+    assert set(kernels(result).values()) == {CODED}
     assert loss_db(given, result, x=normal(4, 3, K)) > 35
 
 
@@ -233,5 +233,7 @@ def _coded(*nodes: onnx.NodeProto, **weights: Any) -> onnx.ModelProto:
 def test_what_keeps_a_product_from_its_codes_has_a_name(
     nodes: list[onnx.NodeProto], weights: dict[str, Any], rule: str
 ) -> None:
+    if rule == "shared-codes" and (1, 25) <= RUNTIME < (1, 27):
+        pytest.skip("onnxruntime 1.25 and 1.26 give each reader codes of its own")
     found = {node.name: node for node in prove(_coded(*nodes, **weights)).nodes}
     assert (found["it"].integer, found["it"].rule) == (False, rule)
