@@ -24,6 +24,7 @@ from onnxopt.prune.explain import explain as explain_groups
 from onnxopt.prune.matrices import named
 from onnxopt.prune.plan import PrunePlan, nothing_left
 from onnxopt.prune.trial import Trials
+from onnxopt.prune.unpad import Unpadded
 from onnxopt.quantize.samples import Samples
 from onnxopt.report.pruning import PruneReport
 from onnxopt.report.record import Versions
@@ -89,19 +90,19 @@ class Run:
         weights = self._macs(subject.model)
         explanation = explain_groups(subject.model, subject.groups, weights)
         nothing_left(subject.groups, subject.model)
-        moments, trials = {}, None
+        moments, trials, calibration = {}, None, Unpadded.of((), model)
         if split is not None and search.needs_data(settings):
-            held = split.held[: search.trial_count(sum(weights.values()))]
+            count = search.trial_count(sum(weights.values()))
+            held = tuple(Unpadded.of(split.held[:count], model))
+            calibration = Unpadded.of(split.calibration, model)
             trials = Trials(subject.model, held, threads=settings.threads)
-            moments = search.moments_of(
-                subject, split.calibration, threads=settings.threads, say=say
-            )
+            moments = search.moments_of(subject, calibration, threads=settings.threads, say=say)
             subject, moments = search.aligned(subject, moments, held[:_PROOFS], settings)
         if self.given is None:
             price = search.price_of(subject, settings.target, self._macs, self._seconds(split))
             plan = search.make_plan(
                 subject, moments, trials, settings, price,
-                calibration=() if split is None else split.calibration,
+                calibration=calibration,
                 gradients=self._slopes(subject, split), say=say,
             )  # fmt: skip
         else:
@@ -109,8 +110,8 @@ class Run:
         if self.plan_only:
             return Made(model, plan, {}, explanation)
         pruned = search.carry_out(
-            subject, plan.removal, moments, () if split is None else split.calibration, trials,
-            settings, proof=None if split is None else split.held[:1], say=say,
+            subject, plan.removal, moments, calibration, trials, settings,
+            proof=None if split is None else split.held[:1], say=say,
         )  # fmt: skip
         shapes.restore(pruned.model)
         return Made(pruned.model, plan, pruned.divergences, explanation)
