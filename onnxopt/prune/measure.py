@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,19 @@ from onnxopt.prune.oracle import zeroed
 from onnxopt.prune.products import Product
 from onnxopt.prune.records import Group, Removal
 from onnxopt.prune.recover import absorb
+from onnxopt.prune.relay import Relay
 from onnxopt.prune.trial import Trials
+from onnxopt.prune.walk import name_of
 from onnxopt.quantize.covariance import Covariance
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Say = Callable[[float, str], None]
 
 _NO_SIZES: Mapping[str, int] = {}
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1.0)
 """Of what a group may give at most; the loss is measured at these."""
+_HIGH = 0.1
+"""From a divergence of so much on, only the last share is still measured."""
 
 WHOLE_KINDS = frozenset({"heads", "groups"})
 """Kinds of groups whose channels are worth taking one by one."""
@@ -47,9 +51,9 @@ def menus(
     A loss is what comes to that of the model as it is. `sizes` are those that groups had at first.
     """
     result = []
-    before = 0.0 if trials is None else trials.divergence(model)
     able = [group for group in prunable(groups) if group.name in found]
-    for index, group in enumerate(able):
+    measure = None if trials is None else _Measuring(model, groups, products, moments, trials)
+    for index, group in enumerate(able if measure is None else measure.sorted(able)):
         order = found[group.name]
         counts = counts_of(
             group.size,
@@ -60,23 +64,65 @@ def menus(
         )
         if len(counts) < 2:
             continue
-        if trials is None:
+        if measure is None:
             # Mean scores are 1 in every group, so that layers compare.
             unit = order.losses[-1] / group.size or 1.0
             losses = tuple(float(order.losses[count] / unit) for count in counts)
         else:
             if say is not None:
                 say(index / len(able), f"measuring {group.name}")
-            measured = {
-                count: trials.divergence(
-                    without(model, groups, products, moments, {group.name: chosen(order, count)})
-                )
-                - before
-                for count in _looked_at(counts)
-            }
-            losses = spread(counts, measured, order.losses.tolist())
+            losses = spread(counts, measure.losses(group, order, counts), order.losses.tolist())
         result.append(Menu(group.name, counts, losses))
-    return result
+    names = [group.name for group in able]
+    return sorted(result, key=lambda menu: names.index(menu.group))
+
+
+class _Measuring:
+    """Cuts one group after the other, and runs only what lies behind each."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        groups: Sequence[Group],
+        products: Mapping[str, Product],
+        moments: Mapping[str, Covariance],
+        trials: Trials,
+    ) -> None:
+        self._model, self._groups = model, groups
+        self._products, self._moments = products, moments
+        self._trials = trials
+        self._before = trials.divergence(model)
+        self._relay = Relay(trials.feeds, threads=trials.threads)
+        self._places = {name_of(node): place for place, node in enumerate(model.graph)}
+
+    def sorted(self, groups: Iterable[Group]) -> list[Group]:
+        """The groups in the order in which the walk meets their readers."""
+        return sorted(groups, key=lambda group: self._places.get(self._first(group), -1))
+
+    def losses(self, group: Group, order: Order, counts: Sequence[int]) -> dict[int, float]:
+        """What comes to the divergence with so many channels of a group, at some of the counts."""
+        first = self._first(group)
+        if first:
+            for _ in self._relay.to(self._model, first, ()):
+                pass
+        found: dict[int, float] = {}
+        for count in _looked_at(counts):
+            if count == counts[-1] or max(found.values(), default=0.0) < _HIGH:
+                removal = {group.name: chosen(order, count)}
+                found[count] = self._divergence(removal, first) - self._before
+        return found
+
+    def _divergence(self, removal: Removal, first: str) -> float:
+        changed = without(self._model, self._groups, self._products, self._moments, removal)
+        if not first:
+            return self._trials.divergence(changed)
+        return self._trials.distance(self._relay.onward(changed, self._trials.names))
+
+    def _first(self, group: Group) -> str:
+        """The first node whose weight changes with the group; empty where others might before."""
+        readers = [reader.node for reader in group.readers]
+        known = all(name in self._moments and name in self._places for name in readers)
+        return min(readers, key=self._places.__getitem__) if readers and known else ""
 
 
 def chosen(order: Order, count: int) -> tuple[int, ...]:

@@ -66,6 +66,21 @@ def products(model: ir.Model, groups: Iterable[Group]) -> dict[str, Product]:
     return {name: product for name, product in found if product is not None}
 
 
+def all_products(model: ir.Model, known: Mapping[str, Product]) -> list[Product]:
+    """All products of a pruned model that can be fitted anew, in graph order.
+
+    Those in `known`, of the model before it was pruned, keep their columns. The others sum over no
+    channel that could have gone, such as depthwise convolutions.
+    """
+    result = []
+    for node in model.graph:
+        before = known.get(_name(node))
+        product = _product(node, {} if before is None else before.columns)
+        if product is not None:
+            result.append(product)
+    return result
+
+
 def _product(node: ir.Node, columns: Mapping[str, tuple[tuple[int, ...], ...]]) -> Product | None:
     looked = vectors_of(node)
     if isinstance(looked, str) or not node.outputs[0].name:

@@ -57,6 +57,13 @@ class Relay:
             yield {name: _finite(name, found[name]) for name in wanted}
         self._stands = reached
 
+    def onward(self, model: ir.Model, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The wanted values of each sample, run from where the walk stands; it stays there."""
+        piece: _Piece | None = None
+        for stand in self._stands:
+            piece = piece or _Piece(model, stand, wanted, self._threads)
+            yield piece.run(stand)
+
 
 def crossing_values(model: ir.Model, node: str) -> tuple[str, ...]:
     """The values, inputs among them, that come before a node and are read by it or a later one."""

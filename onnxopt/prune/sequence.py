@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxopt.check.inputs import Feed
 from onnxopt.prune.apply import Gone, gone_from
-from onnxopt.prune.products import Product, Weights, limits, outputs_like, targets
+from onnxopt.prune.products import Product, Weights, all_products, limits, outputs_like, targets
 from onnxopt.prune.records import Group, Removal
 from onnxopt.prune.regression import Vectors
 from onnxopt.prune.relay import Relay
@@ -68,7 +68,7 @@ def refine(
         threads: Threads of the sessions.
         say: Told the share done and what is going on.
     """
-    wanted = _wanted(products, removal)
+    wanted = _wanted(all_products(pruned, products), removal)
     if not wanted:
         return pruned
     walk = _Walk(original, wanted, gone_from(groups, removal), feeds, most, threads, say)
@@ -77,14 +77,13 @@ def refine(
     return fitted if trials.divergence(fitted) < distance else walk.through(pruned, trials)
 
 
-def _wanted(products: Mapping[str, Product], removal: Removal) -> list[Product]:
+def _wanted(every: Sequence[Product], removal: Removal) -> list[Product]:
     """The products from the first one that lost columns on; of very many those that lost some.
 
     The whole ones can make up for what others lost: the last ones before the outputs do most.
     """
-    every = list(products.values())
     touched = [len(product.gone(removal)) > 0 for product in every]
-    rest = every[touched.index(True) :] if any(touched) else []
+    rest = list(every[touched.index(True) :]) if any(touched) else []
     if len(rest) > _MOST_WHOLE:
         rest = [product for product, lost in zip(every, touched, strict=True) if lost]
     return rest

@@ -17,6 +17,10 @@ from onnxopt.runtime.sessions import Session
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SCALES = np.geomspace(0.5, 2.5, 33)
+
+TEMPERATURE = 2.0
+"""Scores of classes are divided by it. Without that a few samples that the model is unsure of make
+up most of a divergence: what is chosen by forty photos then does not hold for other ones."""
 _ASLEEP = {"session.intra_op.allow_spinning": "0"}
 
 
@@ -24,9 +28,9 @@ class Trials:
     """The outputs of a model on a few samples, and how far other models are from them."""
 
     def __init__(self, model: ir.Model, feeds: Sequence[Feed], *, threads: int = 0) -> None:
-        self._feeds = feeds
-        self._threads = threads
-        self._names = [str(value.name) for value in model.graph.outputs]
+        self.feeds = feeds
+        self.threads = threads
+        self.names = [str(value.name) for value in model.graph.outputs]
         self._reference = self._outputs(model)
         if not all(np.isfinite(array).all() for each in self._reference for array in each.values()):
             raise BadInput(
@@ -37,19 +41,27 @@ class Trials:
     def divergence(self, model: ir.Model) -> float:
         """How far the outputs of `model` are from the reference's; infinite where they are NaN.
 
-        For scores of classes the Kullback-Leibler divergence in nats a row, at the scale of the
-        scores that suits best (a common scale changes no class); else noise over signal.
+        For scores of classes the Kullback-Leibler divergence in nats a row, at TEMPERATURE and the
+        scale of the scores that suits best (a common scale changes no class); else noise over
+        signal.
         """
-        found = self._outputs(model)
+        return self.distance(self._outputs(model))
+
+    def distance(self, outputs: Iterable[Feed]) -> float:
+        """The same for a model that was run already, from its outputs on each feed by name."""
+        found = [
+            {name: each[name] for name in known}
+            for each, known in zip(outputs, self._reference, strict=True)
+        ]
         if not all(np.isfinite(array).all() for each in found for array in each.values()):
             return float("inf")
         return divergence(self._reference, found)
 
     def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
-        session = Session.open(model, optimize=True, threads=self._threads, config=_ASLEEP)
+        session = Session.open(model, optimize=True, threads=self.threads, config=_ASLEEP)
         found = []
-        for feed in self._feeds:
-            values = zip(self._names, session.run(feed, self._names), strict=True)
+        for feed in self.feeds:
+            values = zip(self.names, session.run(feed, self.names), strict=True)
             found.append({n: v for n, v in values if getattr(v, "dtype", None) == np.float32})
         return found
 
@@ -77,6 +89,7 @@ def divergence(
 def _divergence_of_scores(left: Array, right: Array) -> float:
     if (left >= 0).all() and np.allclose(left.sum(axis=1), 1, atol=1e-3):
         left, right = (np.log(side.clip(1e-9)) for side in (left, right))
+    left, right = left / TEMPERATURE, right / TEMPERATURE
     wanted = _log_softmax(left)
     shares = np.exp(wanted)
     return min(

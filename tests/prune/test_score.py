@@ -104,3 +104,12 @@ def test_a_common_scale_of_scores_is_no_difference() -> None:
 def test_other_outputs_differ_by_noise_over_signal() -> None:
     image = np.ones((1, 2, 3, 3), np.float32)
     assert divergence([{"y": image}], [{"y": image * 1.1}]) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_sample_that_the_model_is_unsure_of_does_not_outweigh_the_others() -> None:
+    scores = np.array([[0.1, 0, -0.1], [6, 0, 1], [0, 6, 1], [1, 0, 6]], np.float32)
+    one, rest = scores.copy(), scores.copy()
+    one[0] = (-0.6, 0, 0.7)
+    rest[1:] = ((4, 3, 1), (3, 4, 1), (1, 3, 4))
+    lost = [divergence([{"y": scores}], [{"y": each}]) for each in (one, rest)]
+    assert lost[1] > 5 * lost[0]

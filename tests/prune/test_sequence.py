@@ -8,10 +8,15 @@ import pytest
 from pruning import drawn
 
 from onnxopt.errors import BadInput
-from onnxopt.prune.products import limits
+from onnxopt.prune import sequence
+from onnxopt.prune.apply import remove
+from onnxopt.prune.groups import find_groups
+from onnxopt.prune.products import Weights, all_products, limits, products
 from onnxopt.prune.regression import INFINITE, Vectors, bounded, outputs
 from onnxopt.prune.relay import Relay, crossing_values
-from onnxopt.prune.trial import Tap
+from onnxopt.prune.recover import absorb
+from onnxopt.prune.trial import Tap, Trials
+from onnxopt.quantize.covariance import covariances
 
 BRANCHES = """g (float[N,4,6,6] x, float[N,1,1,1] gate) => (float[N,8,6,6] y) {
     [stem] a = Conv(x, w0)
@@ -162,3 +167,53 @@ def test_more_samples_take_no_more_memory() -> None:
     assert vectors.nbytes <= 20_000
     fitted, _ = vectors.fitted(np.zeros((1, 3, 5)), np.zeros(3))
     assert np.allclose(fitted, weight, atol=0.05)
+
+
+SEPARABLE = """g (float[N,4,6,6] x) => (float[N,8,4,4] y) {
+    [first] a = Conv(x, w0, b0)
+    ra = Relu(a)
+    [deep] b = Conv<group=12, pads=[1,1,1,1]>(ra, w1, b1)
+    rb = Relu(b)
+    [point] c = Conv(rb, w2, b2)
+    [last] y = Conv<group=8>(c, w3, b3)
+}"""
+
+
+def _separable():
+    model = drawn(
+        SEPARABLE, w0=(12, 4, 1, 1), b0=12, w1=(12, 1, 3, 3), b1=12, w2=(8, 12, 1, 1), b2=8,
+        w3=(8, 1, 3, 3), b3=8,
+    )  # fmt: skip
+    groups = find_groups(model)
+    known = products(model, [group for group in groups if not group.frozen])
+    (group,) = (group for group in groups if group.size == 12)
+    return model, groups, known, {group.name: (1, 4, 7, 9, 10)}
+
+
+def test_depthwise_layers_are_fitted_with_as_many_groups_as_are_left() -> None:
+    model, groups, known, removal = _separable()
+    assert set(known) == {"first", "point"} or set(known) == {"point"}
+    found = {each.node: each for each in all_products(remove(model, groups, removal), known)}
+    assert list(found) == ["first", "deep", "point", "last"]
+    assert found["deep"].vectors.group == 7
+    assert len(found["point"].gone(removal)) == 5
+    assert len(found["deep"].gone(removal)) == 0
+
+
+def test_a_depthwise_layer_makes_up_for_what_went_before_it(monkeypatch) -> None:
+    model, groups, known, removal = _separable()
+    random = np.random.default_rng(0)
+    feeds = [{"x": random.normal(size=(1, 4, 6, 6)).astype(np.float32)} for _ in range(60)]
+    moments = covariances(model, feeds, list(known), threads=1)
+    pruned = remove(absorb(model, known, moments, removal), groups, removal)
+    trials = Trials(model, feeds[:20], threads=1)
+
+    def refined():
+        return sequence.refine(model, pruned, known, groups, removal, feeds, trials, threads=1)
+
+    every = refined()
+    (last,) = (each for each in all_products(pruned, known) if each.node == "last")
+    changed = Weights(every).rows(last) - Weights(pruned).rows(last)
+    assert np.abs(changed).max() > 0.01
+    monkeypatch.setattr(sequence, "all_products", lambda model, known: list(known.values()))
+    assert trials.divergence(every) < 0.99 * trials.divergence(refined())
