@@ -47,9 +47,7 @@ def found():
 def _menus(found, **changes):
     model, groups, known, moments, ranked, trials = found
     moments = changes.get("moments", moments)
-    return menus(
-        model, groups, ranked, known, moments, trials, rounding=1, caps=lambda name: 0.9
-    )
+    return menus(model, groups, ranked, known, moments, trials, rounding=1, caps=lambda name: 0.9)
 
 
 def test_running_what_lies_behind_a_cut_gives_what_a_whole_run_gives(found, monkeypatch) -> None:
@@ -76,7 +74,7 @@ def test_menus_come_in_the_order_of_the_groups(found) -> None:
 
 def test_a_group_whose_readers_were_not_measured_is_measured_all_the_same(found) -> None:
     moments = {name: each for name, each in found[3].items() if name != "down"}
-    (whole,) = (menu for menu in _menus(found, moments=moments) if "up" == menu.group.split("/")[0])
+    (whole,) = (menu for menu in _menus(found, moments=moments) if menu.group.split("/")[0] == "up")
     assert whole.losses[-1] > 0
 
 

@@ -12,9 +12,9 @@ from onnxopt.prune import sequence
 from onnxopt.prune.apply import remove
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.products import Weights, all_products, limits, products
+from onnxopt.prune.recover import absorb
 from onnxopt.prune.regression import INFINITE, Vectors, bounded, outputs
 from onnxopt.prune.relay import Relay, crossing_values
-from onnxopt.prune.recover import absorb
 from onnxopt.prune.trial import Tap, Trials
 from onnxopt.quantize.covariance import covariances
 
