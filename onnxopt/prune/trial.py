@@ -16,7 +16,7 @@ from onnxopt.runtime.sessions import Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_SCALES = np.geomspace(0.5, 2.5, 33)
+_SCALES = (1.0, *np.geomspace(0.5, 2.5, 33))
 
 TEMPERATURE = 2.0
 """Scores of classes are divided by it. Without that a few samples that the model is unsure of make

@@ -113,3 +113,8 @@ def test_a_sample_that_the_model_is_unsure_of_does_not_outweigh_the_others() -> 
     rest[1:] = ((4, 3, 1), (3, 4, 1), (1, 3, 4))
     lost = [divergence([{"y": scores}], [{"y": each}]) for each in (one, rest)]
     assert lost[1] > 5 * lost[0]
+
+
+def test_a_classifier_does_not_diverge_from_itself() -> None:
+    scores = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
+    assert divergence([{"y": scores}], [{"y": scores}]) < 1e-12
