@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from mode_models import RUNTIME
 from onnx import TensorProto
 from quantize_graphs import Drawing, reads_the_table
 
@@ -295,15 +296,18 @@ GARBAGE = {
 
 @pytest.mark.parametrize("case", GARBAGE)
 def test_what_onnxruntime_computes_wrong_without_a_word_is_a_fault(case: str) -> None:
-    assert both_ways(GARBAGE[case]) < 15
+    # Since 1.32 a MatMul with scales along the rows stays float; users of others have the file too.
+    mended = RUNTIME >= (1, 32) and case.startswith("MatMul")
+    assert (both_ways(GARBAGE[case]) < 15) != mended
     kinds = {fault.kind for fault in lint(GARBAGE[case])}
     assert kinds & {"wrong-axis", "wrong-bias-scale"}
 
 
 def test_scales_along_the_rows_of_a_matrix_that_is_not_square_fail_at_run_time() -> None:
     model = product(lambda g, m: g.pair(m), weight=lambda g: spread(g, 8, 16, axis=0))
-    with pytest.raises(RuntimeFailed):
-        both_ways(model)
+    if RUNTIME < (1, 32):
+        with pytest.raises(RuntimeFailed):
+            both_ways(model)
     assert "wrong-axis" in {fault.kind for fault in lint(model)}
 
 
@@ -353,7 +357,7 @@ DENSE = {
     ),
     "MatMul of 16 bits": (
         product(lambda g, m: g.pair(m, dtype=np.uint16), data={"dtype": np.uint16}),
-        ["MatMul"],
+        ["MatMul" if RUNTIME < (1, 32) else "MatMulNBits"],
     ),
     "MatMul of int8 activations": (
         product(lambda g, m: m, data={"dtype": np.int8}),
