@@ -87,7 +87,8 @@ def compensated(
     if not jobs:
         return
     for name, moments in each_covariance(model, feeds, list(jobs), threads=threads):
-        rows, second = np.ascontiguousarray(product_rows(jobs[name])), moments.second
+        rows = np.ascontiguousarray(product_rows(jobs[name]))
+        second = moments.shrunk(moments.second)
         source = jobs[name].node.inputs[0]
         divided = None if source is None else (factors or {}).get(source.name or "")
         if divided is not None:

@@ -11,7 +11,7 @@ from casefile import parse
 
 from onnxopt.errors import BadInput
 from onnxopt.quantize import covariance
-from onnxopt.quantize.covariance import covariances, each_covariance, refusal
+from onnxopt.quantize.covariance import Covariance, covariances, each_covariance, refusal
 from onnxopt.quantize.observe import Observer
 from onnxopt.quantize.patches import drawn, vectors_of
 from onnxopt.runtime.sessions import evaluate
@@ -167,3 +167,11 @@ def test_a_node_without_moments_is_refused_with_the_reason(node: str, why: str) 
 def test_no_data_is_an_error() -> None:
     with pytest.raises(BadInput, match="no sample"):
         covariances(load(TWO), [], ["a"], threads=1)
+
+
+def test_few_vectors_count_for_little_off_the_diagonal() -> None:
+    second = np.array([[[4.0, 2.0], [2.0, 1.0]]])
+    few, many = (Covariance(second, np.zeros((1, 2)), count) for count in (2, 2_000_000))
+    np.testing.assert_allclose(few.shrunk(second), [[[4, 1], [1, 1]]])
+    np.testing.assert_allclose(many.shrunk(second), second, rtol=1e-5)
+    assert second[0, 0, 1] == 2
