@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -16,6 +16,7 @@ from onnxopt.bench.timing import Timing
 from onnxopt.check.feeds import synthesize
 from onnxopt.check.metric import Score
 from onnxopt.distill.door import require_torch
+from onnxopt.distill.settings import HELD
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.prune import request, search
@@ -26,10 +27,14 @@ from onnxopt.prune.plan import PrunePlan, nothing_left
 from onnxopt.prune.trial import Trials
 from onnxopt.prune.unpad import Unpadded
 from onnxopt.quantize.samples import Samples
+from onnxopt.report.distillation import DistillReport
 from onnxopt.report.pruning import PruneReport
 from onnxopt.report.record import Versions
 from onnxopt.report.stages import Stage, stage_of
 from onnxopt.runtime.profile import node_times
+
+if TYPE_CHECKING:
+    from onnxopt.api_distill import DistillResult
 
 _TIMED = 2
 _PROOFS = 2
@@ -43,6 +48,7 @@ class Made:
     plan: PrunePlan
     divergences: Mapping[str, float]
     explanation: Explanation
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,8 @@ class Run:
             folded = api.optimize(made.model, bench=False, seed=call.seed, threads=call.threads)
             made = replace(made, model=folded.model)
         if self.settings.recover == "distill":
-            made = replace(made, model=self._taught(model, made.model, split))
+            taught = self._taught(model, made.model, split)
+            made = replace(made, model=taught.model, notes=(_course(taught.report),))
         return made
 
     def _pruned(self, model: ir.Model, split: Samples | None) -> Made:
@@ -116,14 +123,16 @@ class Run:
         shapes.restore(pruned.model)
         return Made(pruned.model, plan, pruned.divergences, explanation)
 
-    def _taught(self, teacher: ir.Model, student: ir.Model, split: Samples | None) -> ir.Model:
+    def _taught(self, teacher: ir.Model, student: ir.Model, split: Samples | None) -> DistillResult:
         from onnxopt.api_distill import distill
 
-        # What is kept apart to measure on must not be learned.
+        data = None if split is None else split.calibration
+        # What is kept apart to measure on must not be learned. But the best weights are chosen by
+        # it: the least squares fit the other samples, which say little of how good they are.
         return distill(
-            teacher, student, data=None if split is None else split.calibration,
+            teacher, student, data=data, held=HELD if split is None else split.held,
             threads=self.call.threads, seed=self.call.seed, progress=self.call.say,
-        ).model  # fmt: skip
+        )  # fmt: skip
 
     def _slopes(self, subject: search.Subject, split: Samples | None) -> Any:
         if self.settings.score != "taylor" or split is None:
@@ -173,7 +182,7 @@ class Run:
             stages=_stages(fresh.report.before, before, after, timing, score),
             timing=timing,
             versions=Versions.here(),
-            notes=() if split is None else (split.note,),
+            notes=(*(() if split is None else (split.note,)), *made.notes),
             seconds=call.seconds,
         )
 
@@ -185,6 +194,18 @@ class Run:
             threads=self.call.threads,
             progress=self.call.say,
         ).timing
+
+
+def _course(report: DistillReport) -> str:
+    """What distillation did, on a line."""
+    first, best = report.curve[0].held, report.best.held
+    text = f"{report.steps:,} steps of distillation on {report.training_samples:,} samples"
+    if not report.improved:
+        return f"{text} brought nothing better on the runs kept apart: the weights are as before"
+    return (
+        f"{text}: the loss on the runs kept apart, by which the best weights were chosen, fell from"
+        f" {first:.4g} to {best:.4g}"
+    )
 
 
 def subject_of(model: ir.Model, keep: Sequence[str]) -> search.Subject:

@@ -221,8 +221,10 @@ class Run:
 
         result = distill(
             self._optimized, student.model, data=self._judge.samples.calibration,
+            held=keywords.get("held", self._judge.samples.held),
             threads=self._choices.threads, seed=self._choices.seed,
-            progress=self._told("distill"), **keywords,
+            progress=self._told("distill"),
+            **{name: given for name, given in keywords.items() if name != "held"},
         )  # fmt: skip
         self.reports["distill"] = result.report
         self.made.append(Made("distilled", result.model, self._judge.score(result.model)))

@@ -27,6 +27,10 @@ HINT = (
 # Networks are usually tested on the middle 7/8 of a picture.
 _MARGIN = 8 / 7
 
+# Of a random part: the least share of the picture's area, the logarithm of its distortion.
+_LEAST_AREA = 0.25
+_ASPECT = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
@@ -73,6 +77,29 @@ class Preprocess:
         elif self.resize is not None:
             factor = self.resize / min(image.size)
             image = image.resize((round(image.width * factor), round(image.height * factor)))
+        return self._numbers(image)
+
+    def part(
+        self, image: Any, size: tuple[int | None, int | None], grey: bool, random: Any
+    ) -> Array:
+        """As `picture`, of a part of the image at random places: a quarter of its area or more.
+
+        `random` is a numpy generator. Pictures of no fixed size come whole.
+        """
+        height, width = self.crop or size
+        if height is None or width is None:
+            return self.picture(image, size, grey)
+        image = image.convert("L" if grey else "RGB")
+        area = image.width * image.height * random.uniform(_LEAST_AREA, 1.0)
+        aspect = width / height * math.exp(random.uniform(-_ASPECT, _ASPECT))
+        across = min(math.sqrt(area * aspect), image.width)
+        down = min(math.sqrt(area / aspect), image.height)
+        left = random.uniform(0, image.width - across)
+        top = random.uniform(0, image.height - down)
+        box = (left, top, left + across, top + down)
+        return self._numbers(image.resize((width, height), box=box))
+
+    def _numbers(self, image: Any) -> Array:
         pixels = np.atleast_3d(np.asarray(image, np.float32)).transpose(2, 0, 1)
         pixels = pixels[::-1] if self.bgr else pixels
         mean, std = (np.array(each, np.float32)[:, None, None] for each in (self.mean, self.std))
@@ -100,6 +127,29 @@ class Images(Iterable[Feed]):
     def __len__(self) -> int:
         return -(-len(self.files) // self.batch)
 
+    def where(self, has: Callable[[int], bool]) -> Images:
+        """The same, with those feeds alone for whose number, counted from 1, `has` says so."""
+        kept = (f for place, f in enumerate(self.files) if has(place // self.batch + 1))
+        return replace(self, files=tuple(kept))
+
+    def photos(self) -> list[dict[str, Photo]]:
+        """A feed for each picture, which is decoded whenever it is asked for."""
+        spec, _ = image_input(self.inputs)
+        single = replace(self, batch=1)
+        return [{spec.name: Photo(single, number)} for number in range(len(self.files))]
+
+    def part(self, number: int, random: Any) -> Array:
+        """A part of a picture at random, as an input with its batch dim; see Preprocess.part."""
+        spec, channels_first = image_input(self.inputs)
+        found = self._picture(self.files[number], spec, channels_first, random)
+        return np.asarray(found[None], spec.numpy_dtype)
+
+    def whole(self, number: int) -> Array:
+        """One picture as an input with its batch dim."""
+        (feed,) = replace(self, files=self.files[number : number + 1])
+        (found,) = feed.values()
+        return np.asarray(found)
+
     def __iter__(self) -> Iterator[Feed]:
         spec, channels_first = image_input(self.inputs)
         for start in range(0, len(self.files), self.batch):
@@ -116,7 +166,9 @@ class Images(Iterable[Feed]):
                 stacked = stacked.astype(spec.numpy_dtype)
             yield checked_feed({spec.name: stacked}, self.inputs, where)
 
-    def _picture(self, file: Path, spec: InputSpec, channels_first: bool) -> Array:
+    def _picture(
+        self, file: Path, spec: InputSpec, channels_first: bool, random: Any = None
+    ) -> Array:
         from PIL import Image
 
         shape = spec.shape or ()
@@ -126,10 +178,34 @@ class Images(Iterable[Feed]):
             with Image.open(file) as image:
                 if not isinstance(self.how, Preprocess):
                     return np.asarray(self.how(np.asarray(image.convert("RGB"))))
-                found = self.how.picture(image, (height, width), grey=channels == 1)
+                sizes, grey = (height, width), channels == 1
+                found = (
+                    self.how.picture(image, sizes, grey)
+                    if random is None
+                    else self.how.part(image, sizes, grey, random)
+                )
         except OSError as error:
             raise BadInput(f"{file} can't be read as a picture: {error}") from error
         return found if channels_first else found.transpose(1, 2, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One of the pictures of a folder, as an array that is read when it is asked for."""
+
+    images: Images
+    number: int
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        array = self.images.whole(self.number)
+        return array if dtype is None else array.astype(dtype)
+
+    def __len__(self) -> int:
+        return 1
+
+    def part(self, random: Any) -> Array:
+        """A part of it at random; see Images.part."""
+        return self.images.part(self.number, random)
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:

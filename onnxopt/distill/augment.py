@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -18,15 +19,23 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Change: TypeAlias = Callable[[Feed, np.random.Generator], Feed]
 Picture: TypeAlias = Callable[[Array, np.random.Generator], Array]
 
-PICTURES = "flip,crop,mixup"
+CROP = "crop"
+PICTURES = "flip,crop,colour,mixup,cut"
 """What "auto" means for inputs that are pictures; others stay as they are."""
 _LEAST_AREA = 0.4
 _FARTHEST = 0.125
+_CONTRAST = 0.2
+_BRIGHTNESS = 0.1
 _NOISE = 0.05
 _SMALLEST = 8
 
 
-def augmenter(spec: Augment, feed: Feed) -> Change | None:
+def takes_parts(spec: Augment) -> bool:
+    """Whether pictures are cropped, which is best done before they lose pixels."""
+    return isinstance(spec, str) and (spec == AUTO or CROP in spec.split(","))
+
+
+def augmenter(spec: Augment, feed: Feed, *, cropped: bool = False) -> Change | None:
     """The function that varies feeds, or None where they stay as they are.
 
     Args:
@@ -34,6 +43,7 @@ def augmenter(spec: Augment, feed: Feed) -> Change | None:
             function. A function takes a feed (input name to array, several samples along the first
             axis) and a numpy random generator, and gives a feed of the same names.
         feed: A sample, by which pictures are known: float arrays of rank 4 with 1 or 3 channels.
+        cropped: The pictures will come as parts of larger ones already.
 
     Raises:
         BadInput: There is no such variation, or none of the inputs is a picture.
@@ -61,7 +71,20 @@ def augmenter(spec: Augment, feed: Feed) -> Change | None:
             f"none of the inputs is a picture, which {spec!r} could vary",
             hint="use noise or mixup, or give module:function",
         )
-    return _builtin(names, pictures)
+    return _builtin([name for name in names if not (cropped and name == CROP)], pictures)
+
+
+def varied(feeds: Sequence[Feed], change: Change, random: np.random.Generator) -> list[Feed]:
+    """The feeds with a change to each: made to all as one where they have the same shapes.
+
+    So a picture is mixed with others where a model takes one at a time, too.
+    """
+    shapes = {tuple((name, np.shape(value)) for name, value in feed.items()) for feed in feeds}
+    if len(feeds) < 2 or len(shapes) > 1 or not all(shape for _, shape in next(iter(shapes))):
+        return [change(feed, random) for feed in feeds]
+    joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    parts = {name: np.split(value, len(feeds)) for name, value in change(joined, random).items()}
+    return [{name: parts[name][number] for name in joined} for number in range(len(feeds))]
 
 
 def _own(function: Callable[..., Any], name: str) -> Change:
@@ -86,6 +109,9 @@ def _builtin(names: Sequence[str], pictures: Mapping[str, int]) -> Change:
         for name in names:
             if name == "mixup":
                 varied = _mixup(varied, random)
+                continue
+            if name == "cut":
+                varied = _cut(varied, pictures, random)
                 continue
             for key in pictures if name != "noise" else feed:
                 channels = pictures.get(key, 1)
@@ -168,11 +194,42 @@ def _mixup(feed: Feed, random: np.random.Generator) -> dict[str, Any]:
     return mixed
 
 
+def _cut(feed: Feed, pictures: Mapping[str, int], random: np.random.Generator) -> dict[str, Any]:
+    """For half of the samples a rectangle from another one in its place, of up to half the area.
+
+    Yun et al., CutMix, arXiv 1905.04899.
+    """
+    if set(pictures) != set(feed) or len(feed) != 1:
+        return dict(feed)
+    ((name, value),) = feed.items()
+    x = np.array(np.moveaxis(value, pictures[name], 1))
+    count, (height, width) = len(x), x.shape[2:]
+    partner = (np.arange(count) + random.integers(1, max(count, 2))) % count
+    filled = x.copy()
+    for place in np.flatnonzero(random.random(count) < 0.5):
+        side = math.sqrt(random.uniform(0, 0.5))
+        tall, wide = max(1, round(height * side)), max(1, round(width * side))
+        top, left = random.integers(height - tall + 1), random.integers(width - wide + 1)
+        area = np.s_[:, top : top + tall, left : left + wide]
+        filled[place][area] = x[partner[place]][area]
+    return {name: np.moveaxis(filled, 1, pictures[name])}
+
+
+def _colour(x: Array, random: np.random.Generator) -> Array:
+    """Each picture a little brighter or darker, with more or less contrast, channel by channel."""
+    means = x.mean((2, 3), keepdims=True)
+    contrast = np.exp(random.uniform(-_CONTRAST, _CONTRAST, (len(x), 1, 1, 1)))
+    moves = random.uniform(-_BRIGHTNESS, _BRIGHTNESS, (len(x), x.shape[1], 1, 1)) * x.std()
+    return np.asarray((x - means) * contrast + means + moves, x.dtype)
+
+
 NAMES: Mapping[str, Picture] = {
     "flip": _flip,
     "crop": _crop,
+    "colour": _colour,
     "shift": _shift,
     "noise": _noise,
     "mixup": lambda x, random: x,
+    "cut": lambda x, random: x,
 }
 """Variations by name."""

@@ -24,6 +24,8 @@ _LAYERS = frozenset({"Add", "Conv", "ConvTranspose", "Gemm", "LayerNormalization
 _LAYERS_AFTER = frozenset({"BatchNormalization", "Clip", "HardSwish", "Relu", "Sigmoid"})
 _VIEWS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
 _SCALES: Mapping[str, Scale] = {"Softmax": "probabilities", "LogSoftmax": "logarithms"}
+_ALIKE = 0.5
+"""The mean squared difference over the variance, up to which values of one name are the same."""
 MOST_INNER = 8
 """Inner values that are matched at most where it is done automatically."""
 
@@ -48,20 +50,20 @@ def match(teacher: ir.Model, student: ir.Model, settings: Settings, feed: Feed) 
         RuntimeFailed: A model does not run.
     """
     inputs = match_inputs(inputs_of(teacher), inputs_of(student))
+    automatic = isinstance(settings.match, str)
     named = [] if isinstance(settings.match, str) else list(settings.match)
-    auto = settings.match == AUTO
     theirs = _Values(teacher, {own: feed[k] for own, k in inputs.items() if k in feed}, named, 0)
     ours = _Values(student, feed, named, 1)
-    if auto:
+    if automatic:
         theirs.run_layers()
         ours.run_layers()
     found, notes = _outputs(theirs, ours)
     pairs = [_pair(theirs, ours, left, right, settings, len(found)) for left, right in found]
-    inner = _same_values(theirs, ours) if auto else named
+    inner = _inner(theirs, ours, settings.match == AUTO) if automatic else named
     for left, right in inner:
         theirs.require_shape(left, ours, right)
         pairs.append(Pair(left, right, "mse", inner=True))
-    if auto:
+    if automatic and inner:
         notes.append(f"{len(inner)} inner values were matched")
     return Match(tuple(pairs), inputs, tuple(notes))
 
@@ -242,17 +244,22 @@ def _scale(model: ir.Model, output: str) -> tuple[Scale, int | None]:
     return _SCALES[node.op_type], -1 if viewed else axis
 
 
-def _same_values(theirs: _Values, ours: _Values) -> list[tuple[str, str]]:
-    """Inner values of one name and shape, or else the last ones of each shape that both have.
+def _inner(theirs: _Values, ours: _Values, shape_only: bool) -> list[tuple[str, str]]:
+    """Inner values of one name that are nearly the same in both, as in a pruned copy.
 
-    A few, spread evenly over the depth of the student.
+    With `shape_only` those of one name and shape, or else the last ones of each shape that both
+    have. Only a few, spread evenly over the depth of the student.
     """
     left, right = theirs.layers(), ours.layers()
     known = set(left)
     pairs = [
-        (name, name) for name in right if name in known and theirs.shape(name) == ours.shape(name)
+        (name, name)
+        for name in right
+        if name in known
+        and theirs.shape(name) == ours.shape(name)
+        and (shape_only or _alike(theirs.arrays[name], ours.arrays[name]))
     ]
-    if len(pairs) < 2:
+    if len(pairs) < 2 and shape_only:
         last = {theirs.shape(name): name for name in left}
         own = {ours.shape(name): name for name in right}
         pairs = [(last[shape], name) for shape, name in own.items() if shape in last]
@@ -260,3 +267,8 @@ def _same_values(theirs: _Values, ours: _Values) -> list[tuple[str, str]]:
         places = np.linspace(0, len(pairs) - 1, MOST_INNER).round().astype(int)
         pairs = [pairs[place] for place in places]
     return pairs
+
+
+def _alike(left: Array, right: Array) -> bool:
+    """Whether most of what one array holds is in the other."""
+    return float(np.square(left - right).mean()) <= _ALIKE * float(left.var())

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from onnxopt import ops
 from onnxopt.distill.kernels import Call, Kernel, Tensor, Untaught, find, from_numpy
@@ -131,6 +132,12 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
             coded = weight.coding
             values[weight.value] = parameter if coded is None else coded.encode(parameter)
         return dict(zip(self.wanted, self._program.run(values), strict=True))
+
+    def work(self, feed: Mapping[str, Any]) -> int:
+        """Floating-point operations of the products in one forward pass."""
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self(self.tensors(feed))
+        return int(counter.get_total_flops())
 
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """The weights by name as the model keeps them: numbers, or whole codes."""

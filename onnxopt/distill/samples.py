@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxopt.check.data import read_data
+from onnxopt.check.images import Images, Photo, Preprocess
 from onnxopt.check.inputs import Feed, inputs_of
 from onnxopt.errors import BadInput
 
@@ -24,13 +25,15 @@ IN_MEMORY = 1 << 30
 class Samples:
     """Runs to train on and runs that are kept apart to choose the best weights by.
 
-    `stacks` tells that the model takes several runs at once, along the first axis.
+    `stacks` tells that the model takes several runs at once, along the first axis; `photos` that
+    the runs are pictures in files, of which parts can be taken.
     """
 
     training: tuple[Feed, ...]
     held: tuple[Feed, ...]
     stacks: bool
     note: str
+    photos: bool = False
 
     def batches(self, seed: int, epoch: int, size: int) -> Iterator[list[Feed]]:
         """All training runs in an order that seed and epoch fix, `size` at a time.
@@ -49,18 +52,31 @@ class Samples:
         full, left = divmod(len(self.training), size)
         return max(1, full + (left >= size / 2 and left > 0))
 
-    def stacked(self, feeds: Sequence[Feed]) -> list[Feed]:
-        """The runs as few feeds as the model allows: one where all have the same shapes."""
-        if not self.stacks or len({_shapes(feed) for feed in feeds}) > 1:
-            return [_read(feed) for feed in feeds]
-        stacked = [_read(feed) for feed in feeds]
-        return [{name: np.concatenate([feed[name] for feed in stacked]) for name in stacked[0]}]
+    def stacked(
+        self, feeds: Sequence[Feed], parts: np.random.Generator | None = None
+    ) -> list[Feed]:
+        """The runs as few feeds as the model allows: one where all have the same shapes.
+
+        With `parts`, a part of each photo at random instead of the whole.
+        """
+        found = [_read(feed, parts) for feed in feeds]
+        if not self.stacks or len({_shapes(feed) for feed in found}) > 1:
+            return found
+        return [{name: np.concatenate([feed[name] for feed in found]) for name in found[0]}]
 
 
-def read(data: Any, model: ir.Model, *, preprocess: str | None, held: float) -> Samples:
+def read(
+    data: Any,
+    model: ir.Model,
+    *,
+    preprocess: str | None,
+    held: float,
+    apart: Sequence[Feed] = (),
+) -> Samples:
     """Read all samples, past a gigabyte into a temporary file, and keep each `1 / held`-th apart.
 
-    With fewer than ten samples all of them serve for both.
+    Where the caller keeps runs `apart`, all of `data` is trained on. With fewer than ten samples
+    all of them serve for both.
 
     Raises:
         BadInput: There is no data, or none that fits the model.
@@ -70,20 +86,33 @@ def read(data: Any, model: ir.Model, *, preprocess: str | None, held: float) -> 
             "distillation needs samples of real inputs, and there is no data",
             hint="give some with --data; labels are not needed",
         )
+    given = (
+        replace(data, batch=1)
+        if isinstance(data, Images)
+        else read_data(data, model, 1, preprocess=preprocess)
+    )
+    photos = isinstance(given, Images) and isinstance(given.how, Preprocess)
     store = _Store()
-    feeds = tuple(store.kept(feed) for feed in read_data(data, model, 1, preprocess=preprocess))
+    feeds: tuple[Feed, ...]
+    if isinstance(given, Images) and photos:
+        feeds = tuple(given.photos())
+    else:
+        feeds = tuple(store.kept(feed) for feed in given)
     if not feeds:
         raise BadInput("the data holds no samples", hint="give at least ten, better hundreds")
     stacks = _stacks(model, feeds)
     total = len(feeds)
+    if apart:
+        note = f"the best weights were chosen by {len(apart)} runs that were kept apart before"
+        return Samples(feeds, tuple(apart), stacks, note, photos)
     if total < FEWEST_APART:
         note = f"{total} samples are too few to keep some apart: the best weights were chosen by"
-        return Samples(feeds, feeds, stacks, f"{note} those that were trained on")
+        return Samples(feeds, feeds, stacks, f"{note} those that were trained on", photos)
     every = max(2, round(1 / held))
     apart = tuple(feed for number, feed in enumerate(feeds) if number % every == every - 1)
     rest = tuple(feed for number, feed in enumerate(feeds) if number % every != every - 1)
     note = f"{len(apart)} of {total} samples were kept apart to choose the best weights by"
-    return Samples(rest, apart, stacks, note)
+    return Samples(rest, apart, stacks, note, photos)
 
 
 class _Store:
@@ -142,10 +171,15 @@ def _stacks(model: ir.Model, feeds: Sequence[Feed]) -> bool:
     )
 
 
-def _read(feed: Feed) -> Feed:
-    return {n: np.asarray(v) if isinstance(v, _Lazy) else v for n, v in feed.items()}
+def _read(feed: Feed, parts: np.random.Generator | None = None) -> Feed:
+    return {name: _read_value(value, parts) for name, value in feed.items()}
+
+
+def _read_value(value: Any, parts: np.random.Generator | None) -> Any:
+    if isinstance(value, Photo) and parts is not None:
+        return value.part(parts)
+    return np.asarray(value) if isinstance(value, (_Lazy, Photo)) else value
 
 
 def _shapes(feed: Feed) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    shaped = sorted(feed.items())
-    return tuple((n, v.shape if isinstance(v, _Lazy) else np.shape(v)) for n, v in shaped)
+    return tuple((name, np.shape(value)) for name, value in sorted(feed.items()))

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from onnxopt.distill.settings import Settings
+from onnxopt.distill.settings import FEWEST_EPOCHS, MOST_EPOCHS, WORK, Settings
 
 WARM_UP = 0.05
 LOOKS = 20
@@ -27,14 +27,19 @@ class Clock:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, settings: Settings, steps_an_epoch: int) -> Clock:
-        """The clock that the settings ask for."""
+    def of(cls, settings: Settings, steps_an_epoch: int, work_an_epoch: float) -> Clock:
+        """The clock that the settings ask for; else as long as a fixed amount of work takes.
+
+        `work_an_epoch` are the floating-point operations of the student's forward passes.
+        """
         if settings.minutes is not None:
             return cls(None, settings.minutes * 60)
         if settings.steps is not None:
             return cls(settings.steps, None)
-        assert settings.epochs is not None
-        return cls(max(1, round(settings.epochs * steps_an_epoch)), None)
+        epochs = settings.epochs
+        if epochs is None:
+            epochs = min(max(WORK / max(work_an_epoch, 1), FEWEST_EPOCHS), MOST_EPOCHS)
+        return cls(max(1, round(epochs * steps_an_epoch)), None)
 
     @property
     def elapsed(self) -> float:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
+from onnxopt.check.inputs import Feed
+from onnxopt.distill.centres import Centre, centres
 from onnxopt.distill.door import device_of
 from onnxopt.distill.losses import Pair
 from onnxopt.distill.match import Match, match
+from onnxopt.distill.memory import kept_memory
 from onnxopt.distill.module import GraphModule
 from onnxopt.distill.samples import Samples, read
 from onnxopt.distill.settings import Settings
@@ -20,6 +23,7 @@ from onnxopt.distill.teacher import Teacher
 from onnxopt.distill.train import Course, Progress, Trainer, trained
 from onnxopt.errors import BadInput, BadOutput
 
+_CENTRED = 8
 _FREE = frozenset({"checkpoint", "device", "match", "patience", "resume", "threads"})
 """Settings that a resumed training may change."""
 
@@ -51,6 +55,7 @@ def teach(
     settings: Settings,
     *,
     preprocess: str | None = None,
+    apart: Sequence[Feed] = (),
     progress: Progress = lambda share, doing: None,
 ) -> Taught:
     """Train the student's weights to give what the teacher gives; neither model is changed.
@@ -61,6 +66,7 @@ def teach(
         data: Samples of real inputs without labels, see check.data.read_data.
         settings: What the user chose.
         preprocess: How pictures become inputs.
+        apart: Runs to choose the best weights by, where `data` holds none for that.
         progress: Told how far it is.
 
     Raises:
@@ -72,17 +78,25 @@ def teach(
     _refuse_checkpoint(settings)
     device = device_of(settings.device)
     progress(0.0, "reading the samples")
-    samples = read(data, student, preprocess=preprocess, held=settings.held)
-    found = match(teacher, student, settings, samples.training[0])
+    samples = read(data, student, preprocess=preprocess, held=settings.held, apart=apart)
+    (sample,) = samples.stacked(samples.training[:1])
+    found = match(teacher, student, settings, sample)
     wanted = list(dict.fromkeys(pair.student for pair in found.pairs))
     module = GraphModule(student, wanted, train=True, frozen=settings.frozen, device=device)
     _refuse_idle(student, module, settings)
     names = [pair.teacher for pair in found.pairs]
     guide = Teacher(teacher, names, found.inputs, device=device, threads=settings.threads)
     facts = _facts(module, found, samples, settings)
-    with _threads(settings.threads):
+    with _threads(settings.threads), kept_memory():
         trainer = Trainer(
-            module, guide, found.pairs, samples, settings, facts=facts, progress=progress
+            module,
+            guide,
+            found.pairs,
+            samples,
+            settings,
+            facts=facts,
+            progress=progress,
+            centres=_centres(student, module, samples),
         )
         course = trainer.run()
     return Taught(
@@ -96,6 +110,11 @@ def teach(
         sum(weight.coding is not None for weight in module.weights),
         (*found.notes, samples.note),
     )
+
+
+def _centres(student: ir.Model, module: GraphModule, samples: Samples) -> list[Centre]:
+    """Where the inputs of products lie, from a few samples; of one where they do not stack."""
+    return centres(student, module, samples.stacked(samples.training[:_CENTRED])[0])
 
 
 def _refuse_checkpoint(settings: Settings) -> None:

@@ -16,13 +16,15 @@ import torch
 
 from onnxopt.check.inputs import Feed
 from onnxopt.distill import checkpoint
-from onnxopt.distill.augment import augmenter
+from onnxopt.distill.augment import augmenter, takes_parts, varied
+from onnxopt.distill.centres import Centre
 from onnxopt.distill.kernels import Tensor
 from onnxopt.distill.losses import Pair, loss_of
 from onnxopt.distill.module import GraphModule
 from onnxopt.distill.samples import Samples
 from onnxopt.distill.schedule import LOOKS, Clock, factor, time_text
 from onnxopt.distill.settings import Settings
+from onnxopt.distill.steps import Steps
 from onnxopt.distill.teacher import Targets, Teacher
 from onnxopt.errors import BadInput
 
@@ -31,10 +33,9 @@ Weights: TypeAlias = "list[Tensor]"
 
 DONE, EARLY, INTERRUPTED, DIVERGED = "done", "early", "interrupted", "diverged"
 _AVERAGED = 0.1
-_LEAST_SCALE = 0.1
 _NOTHING = 1e-6
 """What float32 rounds away in a loss."""
-_TOO_FAR = 1.2
+_TOO_FAR = 3.0
 """A held loss of so many times the best one says that the learning rate is too high."""
 
 
@@ -71,6 +72,7 @@ class Trainer:
         samples: Samples,
         settings: Settings,
         *,
+        centres: Sequence[Centre] = (),
         facts: Mapping[str, str],
         progress: Progress,
     ) -> None:
@@ -81,10 +83,13 @@ class Trainer:
         self._settings = settings
         self._facts = facts
         self._say = progress
-        self._change = augmenter(settings.augment, samples.training[0])
-        self._clock = Clock.of(settings, samples.steps(settings.batch))
+        self._parts = samples.photos and takes_parts(settings.augment)
+        (sample,) = samples.stacked(samples.training[:1])
+        self._change = augmenter(settings.augment, sample, cropped=self._parts)
+        work = module.work(sample) * len(samples.training)
+        self._clock = Clock.of(settings, samples.steps(settings.batch), work)
         self._weights: Weights = list(module.parameters())
-        self._optimizer = _optimizer(self._weights, settings.learning_rate)
+        self._steps = Steps(self._weights, settings.learning_rate, centres)
         self._average = [weight.detach().clone() for weight in self._weights]
         self._rate = settings.learning_rate
         self._step = 0
@@ -159,23 +164,20 @@ class Trainer:
 
     def _train_on(self, batch: Sequence[Feed]) -> None:
         rate = self._rate * factor(self._clock.share(self._step))
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        self._optimizer.zero_grad(set_to_none=True)
+        self._module.zero_grad(set_to_none=True)
         total = 0.0
-        parts = self._samples.stacked(batch)
-        for number, feed in enumerate(parts):
-            if self._change is not None:
-                feed = self._change(
-                    feed, np.random.default_rng([self._settings.seed, self._step, number])
-                )
+        random = np.random.default_rng([self._settings.seed, self._step])
+        parts = self._samples.stacked(batch, random if self._parts else None)
+        if self._change is not None:
+            parts = varied(parts, self._change, random)
+        for feed in parts:
             loss = self._loss(self._module.tensors(feed), self._teacher.answers(feed), inner=True)
             loss = loss * (_count(feed) / _counts(parts))
             loss.backward()
             total += float(loss.detach())
         self._losses.append(total)
         if math.isfinite(total):
-            self._optimizer.step()
+            self._steps.take(rate)
             self._step += 1
             self._follow()
             self._tell(total)
@@ -270,7 +272,7 @@ class Trainer:
             "weights": [weight.detach().cpu() for weight in self._weights],
             "average": [weight.cpu() for weight in self._average],
             "best_weights": [weight.cpu() for weight in best],
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._steps.state(),
         }
         checkpoint.write(path, self._facts, state)
 
@@ -284,18 +286,7 @@ class Trainer:
             mean.copy_(held)
         device = self._module.device
         self._best = Point(**state["best"]), [each.to(device) for each in state["best_weights"]]
-        self._optimizer.load_state_dict(state["optimizer"])
-
-
-def _optimizer(weights: Sequence[Tensor], rate: float) -> Any:
-    """AdamW with a rate relative to each tensor's size, so that one number suits all of them."""
-    sizes = [float(weight.detach().square().mean().sqrt()) for weight in weights]
-    least = _LEAST_SCALE * (float(np.median([size for size in sizes if size] or [1.0])))
-    groups = [
-        {"params": [weight], "lr": rate, "scale": max(size, least)}
-        for weight, size in zip(weights, sizes, strict=True)
-    ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0, foreach=True)
+        self._steps.restore(state["optimizer"])
 
 
 def _count(feed: Feed) -> int:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxopt.check.data import read_data
 from onnxopt.check.feeds import synthesize
+from onnxopt.check.images import Images
 from onnxopt.check.inputs import Feed
 from onnxopt.errors import BadInput
 
@@ -87,16 +88,16 @@ def split(
     rows = _rows(known, EVERY, EVERY, len(held))
     note = f"{_runs(len(held))} of {total} kept apart to measure on: each fifth"
     if not confirm:
-        return Samples(_Others(feeds), tuple(held), rows, note)
+        return Samples(_others(feeds), tuple(held), rows, note)
     if total < LEAST_TO_CONFIRM:
         note += (
             f"; what they say decided too, so that the score may flatter: with {LEAST_TO_CONFIRM}"
             " runs some are left that decide nothing"
         )
-        return Samples(_Others(feeds), tuple(held), rows, note)
+        return Samples(_others(feeds), tuple(held), rows, note)
     note += f"; {len(unseen)} more that decided nothing, to confirm it"
     return Samples(
-        _Others(feeds, confirming=True), tuple(held), rows, note,
+        _others(feeds, confirming=True), tuple(held), rows, note,
         tuple(unseen), _rows(known, *CONFIRMING, len(unseen)),
     )  # fmt: skip
 
@@ -118,11 +119,17 @@ class _Others(Iterable[Feed]):
     confirming: bool = False
 
     def __iter__(self) -> Iterator[Feed]:
-        return (
-            feed
-            for number, feed in enumerate(self.feeds, 1)
-            if number % EVERY and not (self.confirming and _confirms(number))
-        )
+        return (feed for number, feed in enumerate(self.feeds, 1) if self.has(number))
+
+    def has(self, number: int) -> bool:
+        """Whether the run of this number, counted from 1, is one of them."""
+        return bool(number % EVERY) and not (self.confirming and _confirms(number))
+
+
+def _others(feeds: Iterable[Feed], *, confirming: bool = False) -> Iterable[Feed]:
+    """All runs but those that are kept apart; pictures stay pictures, which can be cropped."""
+    others = _Others(feeds, confirming)
+    return feeds.where(others.has) if isinstance(feeds, Images) else others
 
 
 def _confirms(number: int) -> bool:

@@ -148,3 +148,34 @@ def test_a_preset_can_be_changed_part_by_part() -> None:
     found = Preprocess.parse("imagenet,resize=256,crop=200x224,bgr")
     assert (found.resize, found.crop, found.bgr) == (256, (200, 224), True)
     assert found.std == (0.229, 0.224, 0.225)
+
+
+def test_a_part_of_a_picture_is_at_least_a_quarter_of_it_and_fills_the_size(
+    tmp_path: Path,
+) -> None:
+    rows = np.broadcast_to(np.arange(100)[:, None, None], (100, 100, 3))
+    (photo,) = read_data(
+        folder(tmp_path, rows), taking("1,3,16,16"), preprocess="raw,crop=16"
+    ).photos()  # type: ignore[attr-defined]
+    random = np.random.default_rng(0)
+    parts = [photo["x"].part(random) for _ in range(30)]
+    assert all(part.shape == (1, 3, 16, 16) and part.dtype == np.float32 for part in parts)
+    spans = [float(np.ptp(part)) for part in parts]
+    assert 30 < min(spans) < 60 and max(spans) > 70
+    assert len({float(part.min()) for part in parts}) > 10
+    whole = np.asarray(photo["x"])
+    np.testing.assert_array_equal(whole, values(tmp_path, taking("1,3,16,16"), "raw,crop=16")[0])
+
+
+def test_a_picture_of_no_fixed_size_is_not_cut(tmp_path: Path) -> None:
+    found = read_data(folder(tmp_path, flat(9, 7, 1, 2, 3)), taking("N,3,H,W"), preprocess="raw")
+    (photo,) = found.photos()  # type: ignore[attr-defined]
+    assert photo["x"].part(np.random.default_rng(0)).shape == (1, 3, 9, 7)
+
+
+def test_some_of_the_feeds_of_a_folder_are_the_same_as_among_all(tmp_path: Path) -> None:
+    pictures = folder(tmp_path, *(flat(8, 8, shade, 0, 0) for shade in range(7)))
+    found = read_data(pictures, taking("N,3,8,8"), 2, preprocess="raw")
+    some = found.where(lambda number: number % 2 == 0)  # type: ignore[attr-defined]
+    shades = [feed["x"][:, 0, 0, 0].tolist() for feed in some]
+    assert shades == [[2, 3], [6]]

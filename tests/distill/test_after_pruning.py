@@ -1,7 +1,8 @@
-"""What pruning keeps apart to measure on is not learned."""
+"""Distillation behind pruning: who learns what, and both from the command line to the file."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,23 @@ import pytest
 
 import onnxopt
 from onnxopt import api_distill
+from onnxopt.cli import main
+from onnxopt.runtime.sessions import Session
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "digits_mlp.onnx"
+DIGITS = np.load(Path(__file__).with_name("digits.npz"))
+SCORES = "probabilities"
+
+
+def _digits(count: int) -> tuple[str, Any]:
+    """The name of the model's input, and so many samples for it."""
+    return "X", DIGITS["unlabelled"].astype(np.float32)[:count]
 
 
 def test_distillation_behind_pruning_sees_no_sample_kept_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stored = np.load(Path(__file__).parent / "digits.npz")
-    rows = stored[stored.files[0]].reshape(-1, 64).astype(np.float32)[:50]
+    name, rows = _digits(50)
     seen: list[Any] = []
     real = api_distill.distill
 
@@ -28,7 +37,6 @@ def test_distillation_behind_pruning_sees_no_sample_kept_apart(
         return real(*args, data=data, steps=2, batch=8, **options)
 
     monkeypatch.setattr(api_distill, "distill", distill)
-    name = onnxopt.optimize(MODEL, bench=False).model.graph.inputs[0].name or ""
     onnxopt.prune(
         MODEL, data={name: rows}, macs=0.8, rounding=1, recover="distill", bench=False, threads=1
     )
@@ -36,3 +44,68 @@ def test_distillation_behind_pruning_sees_no_sample_kept_apart(
     apart = rows[4::5]
     assert len(learned) == len(rows) - len(apart)
     assert not any((learned == row).all(axis=1).any() for row in apart)
+
+
+def test_the_runs_that_pruning_keeps_apart_choose_the_best_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Any] = []
+    real = api_distill.distill
+
+    def distill(*args: Any, held: Any, **options: Any) -> Any:
+        given.extend(held)
+        return real(*args, held=held, steps=2, batch=8, **options)
+
+    monkeypatch.setattr(api_distill, "distill", distill)
+    name, rows = _digits(50)
+    report = onnxopt.prune(
+        MODEL, data={name: rows}, macs=0.8, rounding=1, recover="distill", bench=False, threads=1
+    ).report
+    np.testing.assert_array_equal(np.concatenate([feed[name] for feed in given]), rows[4::5])
+    assert any("2 steps of distillation on 40 samples" in note for note in report.notes)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    name, rows = _digits(120)
+    np.savez(tmp_path / "data.npz", **{name: rows})
+    return {each: str(tmp_path / each) for each in ("data.npz", "out.onnx", "report.json")}
+
+
+def _pruned(files: dict[str, str], *more: str) -> Any:
+    arguments = [
+        "prune", str(MODEL), "--data", files["data.npz"], "--macs", "0.5", "--no-bench",
+        "--threads", "1", "--report", files["report.json"], "-o", files["out.onnx"], "-q", *more,
+    ]  # fmt: skip
+    assert main.run(arguments) == 0
+    return json.loads(Path(files["report.json"]).read_text())
+
+
+def _agreement(path: str) -> float:
+    """The share of other digits that a model classes as the one it was made from."""
+    rows = DIGITS["held"].astype(np.float32)
+    answers = [
+        np.asarray(Session.open(str(each), optimize=True, threads=1).run({"X": rows}, [SCORES])[0])
+        for each in (MODEL, path)
+    ]
+    return float((answers[0].argmax(1) == answers[1].argmax(1)).mean())
+
+
+def test_pruning_and_distillation_from_the_command_line_win_answers_back(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxopt.distill.schedule.MOST_EPOCHS", 60)
+    report = _pruned(files, "--score", "random", "--recover", "none")
+    bare = _agreement(files["out.onnx"])
+    report = _pruned(files, "--score", "random", "--recover", "distill", "--overwrite")
+    assert report["recover"] == "distill"
+    assert any("steps of distillation on 96 samples" in note for note in report["notes"])
+    assert _agreement(files["out.onnx"]) > max(bare, 0.85)
+
+
+def test_channels_are_ranked_by_the_slope_of_the_loss_from_the_command_line(
+    files: dict[str, str],
+) -> None:
+    report = _pruned(files, "--score", "taylor")
+    assert report["score_name"] == "taylor"
+    assert _agreement(files["out.onnx"]) > 0.85

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxopt.distill.augment import NAMES, augmenter
+from onnxopt.distill.augment import NAMES, augmenter, takes_parts, varied
 from onnxopt.errors import BadInput
 
 F = np.float32
@@ -86,3 +86,36 @@ def test_a_function_that_loses_an_input_is_refused() -> None:
 def test_unknown_variations_are_refused() -> None:
     with pytest.raises(BadInput, match="no variation 'swirl'"):
         augmenter("flip,swirl", _pictures())
+
+
+def test_pictures_that_come_as_parts_are_not_cropped_again() -> None:
+    feed = _pictures()
+    change = augmenter("crop", feed, cropped=True)
+    assert change is not None and takes_parts("crop") and takes_parts("auto")
+    np.testing.assert_array_equal(change(feed, np.random.default_rng(0))["x"], feed["x"])
+    assert not takes_parts("flip,mixup") and not takes_parts(change)
+
+
+def test_a_model_of_one_picture_a_run_sees_pictures_mixed_too() -> None:
+    feeds = [{"x": np.full((1, 3, 8, 8), shade, F)} for shade in range(6)]
+    change = augmenter("cut", feeds[0])
+    assert change is not None
+    found = varied(feeds, change, np.random.default_rng(0))
+    assert [feed["x"].shape for feed in found] == [(1, 3, 8, 8)] * 6
+    assert any(len(np.unique(feed["x"])) == 2 for feed in found)
+
+
+def test_pictures_of_several_sizes_are_varied_one_by_one() -> None:
+    feeds = [{"x": np.full((1, 3, 8, width), 1.0, F)} for width in (8, 9)]
+    change = augmenter("flip", feeds[0])
+    assert change is not None
+    found = varied(feeds, change, np.random.default_rng(0))
+    assert [feed["x"].shape[-1] for feed in found] == [8, 9]
+
+
+def test_a_rectangle_of_another_picture_takes_up_to_half() -> None:
+    feed = {"x": np.broadcast_to(np.arange(40, dtype=F)[:, None, None, None], (40, 3, 20, 20))}
+    found = _varied("cut", feed)["x"]
+    own = (found == feed["x"]).mean((1, 2, 3))
+    assert 0.4 < (own == 1).mean() < 0.75
+    assert own.min() > 0.4

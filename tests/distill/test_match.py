@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxopt.distill.losses import Pair
@@ -101,6 +102,15 @@ def test_inner_values_of_one_name_and_shape_are_found() -> None:
     found = match(classifier(4, 0), classifier(4, 1), Settings(match="auto"), FEED)
     assert [p.student for p in found.pairs if p.inner] == ["h", "r"]
     assert "2 inner values were matched" in found.notes
+
+
+def test_by_default_only_inner_values_that_are_nearly_the_same_are_matched() -> None:
+    teacher = classifier(4, 0)
+    near, far = classifier(4, 0), classifier(4, 1)
+    near.graph.initializers["b1"].const_value = ir.tensor(np.full(4, 0.01, F), name="b1")
+    assert [p.student for p in _pairs(teacher, near) if p.inner] == ["h", "r"]
+    assert [p.student for p in _pairs(teacher, far) if p.inner] == []
+    assert [p.student for p in _pairs(teacher, near, match=()) if p.inner] == []
 
 
 def test_without_common_names_the_last_of_each_shape_are_matched() -> None:

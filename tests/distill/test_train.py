@@ -12,6 +12,8 @@ import pytest
 
 import onnxopt
 from onnxopt import io
+from onnxopt.distill.schedule import Clock
+from onnxopt.distill.settings import MOST_EPOCHS, Settings
 from onnxopt.errors import BadInput, OnnxoptError
 from tests.distill.models import classifier, model, rows
 
@@ -177,6 +179,59 @@ def test_a_rate_that_leads_away_from_a_good_start_is_halved_from_the_best_weight
     rates = [point.learning_rate for point in report.curve[1:]]
     assert min(rates[:10]) < 0.3 / 8
     assert report.improved
+
+
+def test_runs_that_the_caller_keeps_apart_choose_the_best_weights(pair: tuple[Any, Any]) -> None:
+    apart = [{"x": row[None]} for row in rows(7, seed=3)["x"]]
+    report = _teach(*pair, held=apart).report
+    assert (report.training_samples, report.held_samples) == (120, 7)
+    assert any("7 runs" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("samples", "hidden", "passes"), [(120, 6, MOST_EPOCHS), (4000, 60_000, 17)]
+)
+def test_without_a_length_there_is_as_much_training_as_a_fixed_amount_of_work(
+    samples: int, hidden: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of a sample 2 * (8 + 3) * hidden operations.
+    monkeypatch.setattr("onnxopt.distill.schedule.WORK", 9e10)
+    steps = 10
+    work = 2.0 * 11 * hidden * samples
+    assert Clock.of(Settings(), steps, work).steps == passes * steps
+
+
+def test_the_default_length_counts_the_work_of_the_student(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 96 samples train, in 6 steps a pass; each is 2 * (8 + 3) * 6 operations.
+    monkeypatch.setattr("onnxopt.distill.schedule.WORK", 10 * 96 * 132)
+    assert _teach(*pair, epochs=None).report.steps == 60
+
+
+def test_parts_of_the_photos_of_a_folder_are_learned(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    random = np.random.default_rng(0)
+    for number in range(20):
+        pixels = random.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        image.fromarray(pixels).resize((24, 20)).save(tmp_path / f"{number:02}.png")
+    text = (
+        "g (float[N,3,16,16] x) => (float[N,4] y) { c = Conv<strides = [2, 2]>(x, k, b)"
+        " r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm(f, w, v) }"
+    )
+    weights = {
+        "k": random.normal(size=(8, 3, 3, 3)).astype(F),
+        "b": np.zeros(8, F),
+        "w": random.normal(size=(8, 4)).astype(F),
+        "v": np.zeros(4, F),
+    }
+    teacher = model(text, weights)
+    student = model(text, {**weights, "w": weights["w"] * F(0.7)})
+    report = _teach(
+        teacher, student, tmp_path, preprocess="unit", epochs=20, batch=8, augment="crop"
+    ).report
+    assert (report.training_samples, report.held_samples) == (16, 4)
+    assert report.best.held < 0.7 * report.curve[0].held
 
 
 def test_no_data_is_refused(pair: tuple[Any, Any]) -> None:
