@@ -69,8 +69,9 @@ def compress(
 ) -> CompressResult:
     """Prune, recover, teach and quantize a model under one budget, and prove what is left.
 
-    The samples are split once: those kept apart to measure on serve no step. After each step its
-    model is scored on them against the original float model. A step that loses more than `max_drop`
+    The samples are split once: no step learns from those kept apart to measure on, though plans and
+    the best of several weights are chosen by them. After each step its model is scored on them
+    against the original float model. A step that loses more than `max_drop`
     or that is no faster than what it began with is rolled back and named; the next goes on from
     what was kept. Pruning that loses too much is first taught, where that is asked for.
 

@@ -51,7 +51,7 @@ class Choices:
 
 
 class Judge:
-    """Scores models against the original, on the samples that serve nothing else."""
+    """Scores models against the original, on the samples that no step learns from."""
 
     def __init__(
         self, metric: Metric, split: samples.Samples, original: ir.Model, threads: int
