@@ -49,7 +49,8 @@ class Vectors:
     def fitted(self, rows: Array, bias: Array | None) -> tuple[Array, Array | None]:
         """The weight in the form of `rows`, and its bias, that reach the goals best.
 
-        How strongly it holds on to the weight before is chosen on each fifth sample.
+        How strongly it holds on to the weight before is chosen on each fifth sample. The
+        vectors are gone after that.
 
         Args:
             rows: Weight before, float64 [groups, outputs / groups, columns].
@@ -57,19 +58,10 @@ class Vectors:
         """
         if not self._samples:
             return rows, bias
-        ridge = self._ridge(rows, bias)
-        every = _Problem(self._samples, self._limits, centred=bias is not None)
-        return every.solved(rows, bias, ridge, ROUNDS)
-
-    def _ridge(self, rows: Array, bias: Array | None) -> float:
-        held = self._samples[EVERY - 1 :: EVERY]
-        if not held:
-            return RIDGES[len(RIDGES) // 2]
-        others = [each for number, each in enumerate(self._samples, 1) if number % EVERY]
-        part = _Problem(others, self._limits, centred=bias is not None)
-        judge = _Problem(held, self._limits, centred=bias is not None)
-        errors = [judge.error(*part.solved(rows, bias, ridge, 1)) for ridge in RIDGES]
-        return RIDGES[int(np.argmin(errors))]
+        problem = _Problem(self._samples, self._limits, centred=bias is not None)
+        # They lie in the problem now.
+        self._samples, self.nbytes = [], 0
+        return problem.solved(rows, bias, problem.ridge(rows, bias), ROUNDS)
 
 
 class _Sample:
@@ -94,67 +86,94 @@ class _Sample:
 
 
 class _Problem:
-    """Normal equations of the vectors of some samples."""
+    """Normal equations of vectors, those that decide on the ridge apart from the others."""
 
     def __init__(
         self, samples: Sequence[_Sample], limits: tuple[float, float], *, centred: bool
     ) -> None:
+        others = [each for number, each in enumerate(samples, 1) if number % EVERY]
+        ordered = [*others, *samples[EVERY - 1 :: EVERY]]
         self._limits = limits
-        self._read = np.concatenate([each.read for each in samples], axis=1)
-        self._goals = np.concatenate([each.goals for each in samples])
-        added = [each.added for each in samples if each.added is not None]
-        self._added = np.concatenate(added) if added else np.zeros(1, np.float32)
-        self._mean = self._read.mean(axis=1, dtype=np.float64)
+        self._centred = centred
+        self._read = np.concatenate([each.read for each in ordered], axis=1)
+        self._goals = np.concatenate([each.goals for each in ordered])
+        added = [each.added for each in ordered if each.added is not None]
+        self._added = np.concatenate(added) if added else np.zeros((1, 1), np.float32)
+        border = sum(len(each.goals) for each in others)
+        self._parts = [slice(0, border), slice(border, len(self._goals))]
+        # Squares of what is far from 0 lose digits.
+        self._centre = self._read.mean(axis=1, dtype=np.float64)
         if not centred:
-            self._mean[:] = 0
-        self._second: Array | None = None
+            self._centre[:] = 0
+        self._read -= self._centre[:, None].astype(np.float32)
+        parts = [self._read[:, part] for part in self._parts]
+        self._squares = [np.matmul(x.swapaxes(1, 2), x).astype(np.float64) for x in parts]
+        self._sums = [x.sum(axis=1, dtype=np.float64) for x in parts]
+
+    def ridge(self, rows: Array, bias: Array | None) -> float:
+        """The one of RIDGES that suits the vectors kept apart best."""
+        if self._parts[1].start == self._parts[1].stop:
+            return RIDGES[len(RIDGES) // 2]
+        found = [self.solved(rows, bias, ridge, 1, parts=(0,)) for ridge in RIDGES]
+        return RIDGES[int(np.argmin([self._error(*each) for each in found]))]
 
     def solved(
-        self, rows: Array, bias: Array | None, ridge: float, rounds: int
+        self,
+        rows: Array,
+        bias: Array | None,
+        ridge: float,
+        rounds: int,
+        *,
+        parts: Sequence[int] = (0, 1),
     ) -> tuple[Array, Array | None]:
         """The weight and the bias that are best after so many rounds.
 
         `ridge` is how strongly they hold on to `rows`, against the mean variance of what is read.
         """
-        second = self._moments()
+        count = sum(self._parts[part].stop - self._parts[part].start for part in parts)
+        second = sum(self._squares[part] for part in parts) / count
+        mean = sum(self._sums[part] for part in parts) / count
+        if self._centred:
+            second = second - mean[:, :, None] * mean[:, None, :]
         spread = np.trace(second, axis1=1, axis2=2) / second.shape[1]
         level = ridge * np.maximum(spread, 1e-12)[:, None, None]
         held = second + level * np.eye(second.shape[1])
         found = rows, bias
         for _ in range(rounds if self._limits != INFINITE else 1):
-            cross, goal = self._cross(self._wanted(*found), centred=bias is not None)
-            right = cross + level * rows.swapaxes(1, 2)
-            fitted = np.linalg.solve(held, right).swapaxes(1, 2)
-            shift = np.einsum("god,gd->go", fitted, self._mean).reshape(-1)
+            cross, goal = self._cross(found, parts, count)
+            fitted = np.linalg.solve(held, cross + level * rows.swapaxes(1, 2)).swapaxes(1, 2)
+            shift = np.einsum("god,gd->go", fitted, mean + self._centre).reshape(-1)
             found = fitted, None if bias is None else goal - shift
         return found
 
-    def error(self, rows: Array, bias: Array | None) -> float:
-        """The mean squared distance from the goals."""
-        found = outputs(self._read, rows, bias)
-        return float(np.square(self._wanted(rows, bias) - found).mean(dtype=np.float64))
-
-    def _wanted(self, rows: Array, bias: Array | None) -> Array:
-        if self._limits == INFINITE:
-            return self._goals - self._added
-        found = outputs(self._read, rows, bias) + self._added
-        return bounded(self._goals, found, self._limits) - self._added
-
-    def _moments(self) -> Array:
-        if self._second is None:
-            apart = self._read - self._mean[:, None].astype(np.float32)
-            found = np.matmul(apart.swapaxes(1, 2), apart).astype(np.float64)
-            self._second = found / self._read.shape[1]
-        return self._second
-
-    def _cross(self, wanted: Array, *, centred: bool) -> tuple[Array, Array]:
+    def _cross(
+        self, found: tuple[Array, Array | None], parts: Sequence[int], count: int
+    ) -> tuple[Array, Array]:
         """Moments of what is read with what is wanted, and the mean of that."""
-        goal = wanted.mean(axis=0, dtype=np.float64) if centred else np.zeros(wanted.shape[1])
-        apart = wanted - goal.astype(np.float32)
-        each = apart.reshape(len(apart), len(self._read), -1).swapaxes(0, 1)
-        read = self._read - self._mean[:, None].astype(np.float32)
-        cross = np.matmul(read.swapaxes(1, 2), each).astype(np.float64) / len(wanted)
-        return cross, goal
+        wanted = {part: self._wanted(*found, part)[0] for part in parts}
+        total = sum(each.sum(axis=0, dtype=np.float64) for each in wanted.values())
+        goal: Array = np.asarray(total) / count if self._centred else np.zeros(total.shape)
+        cross = np.zeros((len(self._read), self._read.shape[2], len(goal) // len(self._read)))
+        for part, each in wanted.items():
+            apart = (each - goal.astype(np.float32)).reshape(len(each), len(self._read), -1)
+            read = self._read[:, self._parts[part]]
+            cross += np.matmul(read.swapaxes(1, 2), apart.swapaxes(0, 1))
+        return cross / count, goal
+
+    def _error(self, rows: Array, bias: Array | None) -> float:
+        """The mean squared distance from the goals of the vectors kept apart."""
+        wanted, found = self._wanted(rows, bias, 1)
+        return float(np.square(wanted - found).mean(dtype=np.float64))
+
+    def _wanted(self, rows: Array, bias: Array | None, part: int) -> tuple[Array, Array]:
+        """What the product should give for a part of the vectors, and what it gives."""
+        at = self._parts[part]
+        added = self._added if len(self._added) == 1 else self._added[at]
+        shift = np.einsum("god,gd->go", rows, self._centre).reshape(-1)
+        found = outputs(self._read[:, at], rows, shift if bias is None else shift + bias)
+        if self._limits == INFINITE:
+            return self._goals[at] - added, found
+        return bounded(self._goals[at], found + added, self._limits) - added, found
 
 
 def bounded(goals: Array, found: Array, limits: tuple[float, float]) -> Array:
