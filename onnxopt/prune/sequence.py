@@ -31,8 +31,10 @@ Say = Callable[[float, str], None]
 
 MOST = 4096
 """Runs to fit on at most."""
-VECTORS_BYTES = 96 << 20
-"""The vectors of a product take at most this much; with more samples there are fewer of each."""
+LEAST_BYTES, MOST_BYTES = 96 << 20, 320 << 20
+"""The vectors of a product take at most this much, the more the longer they are; with more samples
+there are fewer of each."""
+_VECTORS_A_COLUMN = 8
 _MOST_WHOLE = 256
 _SHARES = (1.0, 0.5)
 """How much of the way to a fit is gone where each is tried on the outputs."""
@@ -137,7 +139,8 @@ class _Walk:
         target, added = targets(product, self._original)
         cut = [(axis, at) for (name, axis), at in self._gone.items() if name == target]
         wanted = [product.source, *([added] if added else [])]
-        vectors = Vectors(limits(target, self._original), VECTORS_BYTES)
+        shape = Weights(model).rows(product).shape
+        vectors = Vectors(limits(target, self._original), room(*shape))
         pairs = zip(
             before.to(self._original, product.node, [target]),
             after.to(model, product.node, wanted),
@@ -154,6 +157,12 @@ class _Walk:
                 outputs_like(product, found[added], chosen) if added else None,
             )
         return vectors
+
+
+def room(groups: int, outputs: int, columns: int) -> int:
+    """How many bytes the vectors of a product with such a weight may take."""
+    each = 4 * groups * (columns + 2 * outputs)
+    return min(max(LEAST_BYTES, _VECTORS_A_COLUMN * columns * each), MOST_BYTES)
 
 
 def _candidates(model: ir.Model, product: Product, vectors: Vectors) -> Iterator[ir.Model]:

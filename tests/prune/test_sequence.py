@@ -15,6 +15,7 @@ from onnxopt.prune.products import Weights, all_products, limits, products
 from onnxopt.prune.recover import absorb
 from onnxopt.prune.regression import INFINITE, Vectors, bounded, outputs
 from onnxopt.prune.relay import Relay, crossing_values
+from onnxopt.prune.sequence import LEAST_BYTES, MOST_BYTES, room
 from onnxopt.prune.trial import Tap, Trials
 from onnxopt.quantize.covariance import covariances
 
@@ -217,3 +218,9 @@ def test_a_depthwise_layer_makes_up_for_what_went_before_it(monkeypatch) -> None
     assert np.abs(changed).max() > 0.01
     monkeypatch.setattr(sequence, "all_products", lambda model, known: list(known.values()))
     assert trials.divergence(every) < 0.99 * trials.divergence(refined())
+
+
+def test_long_vectors_get_more_room_but_not_any() -> None:
+    assert room(1, 64, 576) == LEAST_BYTES
+    assert LEAST_BYTES < room(1, 384, 1536) < MOST_BYTES
+    assert room(1, 4096, 6144) == MOST_BYTES
