@@ -19,6 +19,10 @@ Cost = Callable[[Array, Array, float, float], float]
 METHODS = ("minmax", "average", "percentile", "entropy", "mse")
 WITH_HISTOGRAM = frozenset({"percentile", "entropy", "mse"})
 
+CUT_OFF = 3.0
+"""How many times the squared error of what lies outside of a range counts: in later sums it does
+not average out as rounding does, and data that calibration has not seen reaches farther."""
+
 _LEVELS = 255
 _SHARES = np.geomspace(1.0, 0.02, 32)
 # The middle comes first, so that an end stays where nothing is better.
@@ -114,7 +118,8 @@ def _codes(middles: Array, low: float, high: float) -> tuple[Array, float, int]:
 def _squared_error(middles: Array, counts: Array, low: float, high: float) -> float:
     codes, scale, zero = _codes(middles, low, high)
     error = (codes - zero) * scale - middles
-    return float((error * error) @ counts)
+    weights = np.where((middles < low) | (middles > high), CUT_OFF, 1.0)
+    return float((error * error) @ (counts * weights))
 
 
 def _divergence(middles: Array, counts: Array, low: float, high: float) -> float:

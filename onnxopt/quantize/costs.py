@@ -7,8 +7,9 @@ that the plan allows; or estimated from the amount of work, where time is to be 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt import ops
+from onnxopt.quantize.borders import ENOUGH, LAYOUT, Rate, border_rates
 from onnxopt.quantize.observe import with_outputs
 from onnxopt.quantize.plan import behind
 from onnxopt.quantize.records import QuantPlan
@@ -23,7 +25,6 @@ from onnxopt.runtime.profile import NodeTime, node_times
 from onnxopt.runtime.sessions import Session, optimized_graph
 
 _MARK = re.compile(r"(?<![0-9A-Za-z])oxp(\d+)")
-_LAYOUT = ("ReorderInput", "ReorderOutput", "Transpose")
 _CODES = ("QuantizeLinear", "DequantizeLinear")
 
 CALL = 2e-6
@@ -39,7 +40,9 @@ class Costs:
     """Seconds a call: of each node in floats and in integers, and of the borders of each value.
 
     A node counts what the runtime merges with it. `quantize` and `dequantize` are what it takes
-    to bring a value from the one side to the other, the change of layout included.
+    to bring a value from the one side to the other, the change of layout included. `alone` is what
+    a node takes in floats that costs nothing there only because the runtime merges it with the
+    product before it, where that product is in integers.
     """
 
     floats: Mapping[str, float]
@@ -47,6 +50,7 @@ class Costs:
     quantize: Mapping[str, float]
     dequantize: Mapping[str, float]
     measured: bool = True
+    alone: Mapping[str, float] = field(default_factory=dict)
 
 
 def measured_costs(
@@ -55,15 +59,17 @@ def measured_costs(
     quantized: ir.Model,
     feeds: Sequence[Mapping[str, Any]],
     *,
+    mixed: ir.Model | None = None,
     threads: int = 0,
 ) -> Costs:
-    """Measure both models, in sessions that take turns.
+    """Measure the models, in sessions that take turns.
 
     Args:
         model: The float model, each node with a name of its own.
         plan: What was carried out.
         quantized: What came of it.
-        feeds: What to run both on; one or two are enough.
+        feeds: What to run them on; one or two are enough.
+        mixed: The model with borders everywhere, of `mixed_names`, to measure borders in.
         threads: Threads inside an operator; 0 lets onnxruntime choose.
 
     Raises:
@@ -71,20 +77,49 @@ def measured_costs(
     """
     hosts = _hosts(model, plan)
     places = {node.name or "": place for place, node in enumerate(model.graph)}
-    marked = [_marked(each, places) for each in (model, quantized)]
+    models = (model, quantized) if mixed is None else (model, quantized, mixed)
+    marked = [_marked(each, places) for each in models]
     graphs = [optimized_graph(each) for each in marked]
     times = node_times(marked, feeds, threads=threads)
     names = list(places)
     found = [
         _Attribution(graph, timed).seconds() for graph, timed in zip(graphs, times, strict=True)
     ]
-    floats, integers = (
+    floats, integers, *more = (
         _gathered({names[place]: seconds for place, seconds in each.items()}, hosts)
         for each in found
     )
     sizes = value_sizes(model, plan.grids, feeds[0], threads)
     rates = _rates([timed for each in times for timed in each])
-    return Costs(floats, integers, *_borders(sizes, rates))
+    if not more:
+        return Costs(floats, integers, *_borders(sizes, rates))
+    rates |= border_rates(graphs[2].graph, times[2])
+    merged = {node.name for node in model.graph if is_arithmetic(node)} - floats.keys()
+    alone = {name: seconds for name, seconds in more[0].items() if name in merged}
+    return Costs(floats, integers, *_borders(sizes, rates, _in_place(model)), alone=alone)
+
+
+def mixed_names(model: ir.Model, plan: QuantPlan) -> frozenset[str]:
+    """The nodes of a plan to leave in integers for a model with borders of all kinds.
+
+    Two products are in integers and two in floats, in turns, and all that adds up is in floats.
+    """
+    chosen = {choice.node for choice in plan.nodes if choice.quantize}
+    nodes = [node for node in model.graph if node.name in chosen]
+    products = [node.name or "" for node in nodes if has_weight(node)]
+    return frozenset(name for place, name in enumerate(products) if place % 4 < 2)
+
+
+def is_arithmetic(node: ir.Node) -> bool:
+    """Whether the runtime may merge the node with the product before it."""
+    return ops.is_standard(node, "Add", "Sum")
+
+
+def has_weight(node: ir.Node) -> bool:
+    """Whether the node is a product with a constant."""
+    return ops.is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul") and (
+        ops.is_constant(node.inputs[1])
+    )
 
 
 def estimated_costs(
@@ -126,29 +161,50 @@ def value_sizes(
 
 
 def _borders(
-    sizes: Mapping[str, tuple[int, int]], rates: Mapping[str, float]
+    sizes: Mapping[str, tuple[int, int]],
+    rates: Mapping[str, Rate],
+    in_place: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> tuple[dict[str, float], dict[str, float]]:
     both: list[dict[str, float]] = []
     for op_type in _CODES:
+        rate, bare = rates[op_type], in_place.get(op_type, ())
         both.append({})
         for name, (elements, rank) in sizes.items():
-            layout = CALL + rates["Transpose"] * elements if rank == 4 else 0.0
-            both[-1][name] = CALL + rates[op_type] * elements + layout
+            moves = rank == 4 and name not in bare
+            both[-1][name] = CALL + (rate.whole if moves else rate.bare) * elements
     return both[0], both[1]
 
 
-def _rates(times: Iterable[NodeTime]) -> dict[str, float]:
-    """Seconds an element of what stands at borders, from what was seen at work."""
+def _in_place(model: ir.Model) -> dict[str, set[str]]:
+    """The values whose border needs no other layout: sums take the one that integers come in."""
+    values = [value for node in model.graph for value in node.outputs]
+    return {
+        "QuantizeLinear": {v.name or "" for v in values if is_arithmetic(_maker(v))},
+        "DequantizeLinear": {
+            v.name or "" for v in values if all(is_arithmetic(each) for each in v.consumers())
+        },
+    }
+
+
+def _maker(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def _rates(times: Iterable[NodeTime]) -> dict[str, Rate]:
+    """The rates of borders, from what stands at some and what changes the layout anywhere."""
     seconds, elements = dict.fromkeys(RATES, 0.0), dict.fromkeys(RATES, 0)
     for timed in times:
-        kind = "Transpose" if timed.op_type in _LAYOUT else timed.op_type
+        kind = "Transpose" if timed.op_type in LAYOUT else timed.op_type
         if kind in RATES and timed.elements:
             seconds[kind] += max(0.0, timed.seconds - CALL)
             elements[kind] += timed.elements
-    return {
-        kind: seconds[kind] / elements[kind] if elements[kind] > 10_000 else rate
+    found = {
+        kind: seconds[kind] / elements[kind] if elements[kind] > ENOUGH else rate
         for kind, rate in RATES.items()
     }
+    return {kind: Rate(found[kind], found[kind] + found["Transpose"]) for kind in _CODES}
 
 
 def _hosts(model: ir.Model, plan: QuantPlan) -> dict[str, str]:
@@ -211,10 +267,10 @@ class _Attribution:
         if node.op_type in _CODES:
             return None
         marks = _MARK.findall(node.name)
-        if not marks and node.op_type in _LAYOUT:
+        if not marks and node.op_type in LAYOUT:
             # A change of layout inside belongs to what asks for it; at a border to the border.
             reader = self._readers.get(node.output[0])
-            if reader is None or reader.op_type in (*_CODES, *_LAYOUT):
+            if reader is None or reader.op_type in (*_CODES, *LAYOUT):
                 return None
             return self._place(reader)
         if not marks:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxopt.quantize.costs import Costs
+from onnxopt.quantize.costs import Costs, has_weight
 from onnxopt.quantize.mincut import ENDLESS, Cut
 from onnxopt.quantize.plan import absorbed_output
 from onnxopt.quantize.records import QuantPlan
@@ -83,6 +83,8 @@ class _Divider:
             cut.edge(thing, cut.sink, integer)
         for value in self._values:
             self._border(cut, things, value)
+        for product, name in self._merged():
+            cut.edge(things[product], things[name], self._costs.alone[name])
         taken = cut.solve()
         integers = frozenset(name for name, thing in things.items() if thing in taken)
         return Division(integers, self.seconds(integers))
@@ -123,7 +125,20 @@ class _Divider:
                     total += costs.dequantize.get(name, 0.0)
             elif integers.intersection(readers):
                 total += costs.quantize.get(name, 0.0)
+        for product, name in self._merged():
+            total += costs.alone[name] if product in integers and name not in integers else 0.0
         return total
+
+    def _merged(self) -> list[tuple[str, str]]:
+        """Products in floats and what they are merged with, that costs something without them."""
+        found = []
+        for name in self._costs.alone:
+            node = self._nodes.get(name)
+            values = () if node is None else node.inputs
+            makers = [self._makers.get(value) for value in values if value is not None]
+            products = [each for each in makers if each and has_weight(self._nodes[each])]
+            found += [(product, name) for product in products[:1]]
+        return found
 
     def _readers(self, value: ir.Value) -> list[str]:
         """The nodes of the plan that read the value."""

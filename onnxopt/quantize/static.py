@@ -21,7 +21,9 @@ from onnxopt.check.metric import Metric, Outputs, Score, choose, sqnr_db
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
-from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs
+from onnxopt.quantize.centre import centre_channels
+from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs, mixed_names
+from onnxopt.quantize.order import order_channels
 from onnxopt.quantize.plan import check_plan, check_target
 from onnxopt.quantize.proof import Proof, prove
 from onnxopt.quantize.records import QuantPlan, Range
@@ -29,8 +31,8 @@ from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import Candidate, Island, Search, put_back, sensitivities
 from onnxopt.quantize.targets import TARGETS
 from onnxopt.quantize.trials import Bench, Trial, settle
-from onnxopt.quantize.weights import Statistics
-from onnxopt.quantize.workshop import Workshop
+from onnxopt.quantize.weights import ADDS_IN_16_BITS, Statistics
+from onnxopt.quantize.workshop import Workshop, only
 
 Progress: TypeAlias = "Callable[[float, str], None]"
 Verdict = Literal["int8", "int4", "fp16", "bf16", "float", "over budget", "planned"]
@@ -162,6 +164,11 @@ def _workshop(
     shapes.infer(work)
     if plan is not None:
         check_plan(plan, work)
+    if "order" in settings.methods and settings.target in ADDS_IN_16_BITS:
+        order_channels(work)
+    if "centre" in settings.methods:
+        progress(0.0, "centring channels")
+        centre_channels(work, samples.calibration, threads=settings.threads)
     ranges = collect(
         work, samples.calibration, method=settings.method, percentile=settings.percentile,
         cache=settings.cache, progress=progress, threads=settings.threads,
@@ -271,7 +278,9 @@ class _Run:
         else:
             self._progress(0.0, "timing each node")
             quantized = shop.build(plan, correct=False)
-            costs = measured_costs(model, plan, quantized, feeds, threads=shop.threads)
+            some = only(plan, shop.model, mixed_names(shop.model, plan))
+            mixed = shop.build(some, correct=False)
+            costs = measured_costs(model, plan, quantized, feeds, mixed=mixed, threads=shop.threads)
         return Search(
             shop, plan, costs, self._settings.max_drop, self.judge, reasons, self._progress
         )

@@ -1,7 +1,8 @@
-"""Codes of weights and biases for a plan: the methods of quantize/ that need calibration, in order.
+"""Codes of weights and biases for a plan: the methods that need calibration, in their order.
 
-`saturation` makes the scales safe for 16-bit sums, `rounding` chooses codes that make up for each
-other's errors, `bias` takes back the shift of the means that is left.
+`order` and `centre` prepare the float model (see the modules of these names). `saturation` makes
+the scales safe for 16-bit sums, `rounding` chooses codes that make up for each other's errors,
+`bias` takes back the shift of the means that is left.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from onnxopt.rewrite.specs import QuantSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-METHODS = ("saturation", "smoothing", "rounding", "bias")
+METHODS = ("order", "centre", "saturation", "smoothing", "rounding", "bias")
 """Weight methods in the order in which they are applied; "smoothing" is for dynamic codes, see
 smoothing.py, and `prepare_weights` leaves it to others."""
 

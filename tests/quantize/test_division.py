@@ -12,16 +12,21 @@ from casefile import parse
 
 from onnxopt import registry
 from onnxopt.passes import shapes
-from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs
+from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs, mixed_names
 from onnxopt.quantize.division import divide, seconds_of
 from onnxopt.quantize.insert import insert
 from onnxopt.quantize.mincut import ENDLESS, Cut
 from onnxopt.quantize.plan import make_plan
 from onnxopt.quantize.records import Range
+from onnxopt.quantize.workshop import only
 
 CHAIN = """
 g (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w>
 { [c1] a = Conv(x, w) [r1] b = Relu(a) [c2] c = Conv(b, w) [c3] d = Conv(c, w) [c4] y = Conv(d, w) }
+"""
+RESIDUAL = """
+g (float[1,8,6,6] x) => (float[1,8,6,6] y) <float[8,8,1,1] w>
+{ [c1] a = Conv(x, w) [c2] b = Conv(a, w) [s] y = Add(a, b) }
 """
 SPECS = registry.quant_specs()
 
@@ -115,6 +120,37 @@ def test_what_gives_much_error_for_little_time_goes_first(chain: ir.Model) -> No
     errors = {"c1": 4.0, "c2": 1.0, "c3": 1.0, "c4": 1.0}
     assert divide(chain, plan, SPECS, each, errors, 1.5).integers == {"c1", "c3", "c4"}
     assert divide(chain, plan, SPECS, each, errors, 3.0).integers == {"c3", "c4"}
+
+
+def test_a_sum_in_floats_behind_integers_is_no_longer_free() -> None:
+    model = ir.from_proto(parse(RESIDUAL.replace("w>", f"w = {{{','.join(['0.1'] * 64)}}}>")))
+    shapes.infer(model)
+    plan, values = plan_of(model), dict.fromkeys("xaby", 0.1)
+    floats, integers = {"c1": 9.0, "c2": 9.0}, {"c1": 1.0, "c2": 1.0, "s": 2.0}
+    merged = Costs(floats, integers, values, values)
+    assert divide(model, plan, SPECS, merged).integers == {"c1", "c2"}
+    costly = Costs(floats, integers, values, values, alone={"s": 3.0})
+    assert divide(model, plan, SPECS, costly).integers == {"c1", "c2", "s"}
+    without = seconds_of(model, plan, SPECS, costly, frozenset({"c1", "c2"}))
+    assert without == pytest.approx(
+        seconds_of(model, plan, SPECS, merged, frozenset({"c1", "c2"})) + 3.0
+    )
+
+
+def test_sums_and_borders_are_timed_in_a_model_that_has_them(chain: ir.Model) -> None:
+    text = RESIDUAL.replace("w>", f"w = {{{','.join(['0.1'] * 64)}}}>").replace("6,6", "96,96")
+    model = ir.from_proto(parse(text))
+    shapes.infer(model)
+    plan = plan_of(model)
+    built = []
+    for names in ({"c1", "c2", "s"}, mixed_names(model, plan)):
+        built.append(model.clone())
+        insert(built[-1], only(plan, model, names), SPECS)
+    feed = {"x": np.zeros((1, 8, 96, 96), np.float32)}
+    found = measured_costs(model, plan, built[0], [feed], mixed=built[1], threads=1)
+    assert found.alone.keys() == {"s"}
+    assert found.alone["s"] > 0
+    assert found.dequantize["a"] > 0
 
 
 def test_every_node_is_timed_with_what_it_is_merged_with(chain: ir.Model) -> None:
