@@ -29,6 +29,8 @@ LEAST = 0.1
 """In dB: less is no loss that anyone would notice."""
 LEAST_OF_FEW = 0.5
 """In dB, where one or two samples can't tell what is chance."""
+RUINED = 2.0
+"""So many times the noise is no chance, even where it is one sample's."""
 CORRECTED_ON = 24
 """Samples that biases are corrected on for a trial; it takes more to get the last tenth of a dB."""
 
@@ -91,11 +93,12 @@ class Noise:
         if not np.isfinite(more).all():
             return bool(np.isfinite(other.samples).all())
         few = more.size < 3
-        trifle = 10 ** ((LEAST_OF_FEW if few else LEAST) / 10)
         chance = 0.0 if few else float(more.std(ddof=1)) / math.sqrt(more.size)
-        return bool(
-            self.samples.sum() > other.samples.sum() * trifle and more.mean() > ERRORS * chance
-        )
+        least = 10 ** ((LEAST_OF_FEW if few else LEAST) / 10)
+        mine, others = float(self.samples.sum()), float(other.samples.sum())
+        # One sample that is ruined stays within the errors of a few.
+        clear = more.mean() > ERRORS * chance or mine > RUINED * others
+        return bool(mine > others * least and clear)
 
 
 def judged(method: str, before: Noise, after: Noise) -> Trial:

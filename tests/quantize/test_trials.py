@@ -96,6 +96,7 @@ def test_codes_that_ruin_the_outputs_are_taken_back_in_dynamic_mode(
         ([1, 1, 1, 1], [1, 1, 1, 1], True),
         ([1, 1, 1, 1], [1.01, 1.01, 1.01, 1.01], True),  # a trifle
         ([1, 1, 1, 1], [0.5, 0.5, 0.5, 6], True),  # one sample of four may be chance
+        ([1, 1, 1, 1], [0.5, 0.5, 0.5, 9], False),  # but not where it is ruined
         ([1], [1.1], True),  # one sample tells little
         ([1], [1.5], False),
         ([0, 0, 0, 0], [1, 1, 1, 1], False),
