@@ -280,7 +280,7 @@ def report_of(
         float_bytes=io.model_bytes(fresh.model),
         bytes=None if outcome.best is None else io.model_bytes(outcome.best),
         versions=Versions.here(),
-        notes=(*prepared.notes, *notes, *fresh.report.notes),
+        notes=(*prepared.notes, *outcome.notes, *notes, *fresh.report.notes),
         seconds=request.call.seconds,
         strict=request.strict,
         optimization=fresh.report,

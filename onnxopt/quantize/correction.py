@@ -91,6 +91,21 @@ def correct_biases(
     return biases
 
 
+def uncorrected(
+    model: ir.Model, plan: QuantPlan, specs: Mapping[str, QuantSpec]
+) -> tuple[str, ...]:
+    """The quantized products of a weight that `correct_biases` leaves out, by node name."""
+    chosen = {choice.node for choice in plan.nodes if choice.quantize}
+    corrected = {product.node for product in _products(model, plan, specs)}
+    return tuple(
+        node.name or ""
+        for node in model.graph
+        if node.name in chosen - corrected
+        and ops.is_standard(node, "Conv", "Gemm", "MatMul")
+        and ops.is_constant(node.inputs[1])
+    )
+
+
 _LEAST_SHARE = 0.02
 """A channel that hardly ever passes says little about its mean: no more than fifty times its error
 goes into its bias."""

@@ -27,6 +27,7 @@ from onnxopt.quantize.order import order_channels
 from onnxopt.quantize.plan import check_plan, check_target
 from onnxopt.quantize.proof import Proof, prove
 from onnxopt.quantize.records import QuantPlan, Range
+from onnxopt.quantize.remarks import left_out
 from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import Candidate, Island, Search, put_back, sensitivities
 from onnxopt.quantize.targets import TARGETS
@@ -86,7 +87,7 @@ class Outcome:
     SQNR in dB of each value that carries a pair, all errors before it included; `islands` what each
     costs alone, worst first, where that was looked for. `costs` are the times of the nodes, where
     they were measured. `unseen` is the score on samples that decided nothing, where there are
-    enough, and `trials` what came of the weight methods.
+    enough, and `trials` what came of the weight methods. `notes` are for the user.
     """
 
     verdict: Verdict
@@ -104,6 +105,7 @@ class Outcome:
     costs: Costs | None = None
     unseen: Score | None = None
     trials: tuple[Trial, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def quantize_static(
@@ -347,6 +349,7 @@ class _Run:
                 self._others,
             ),
             trials=self._trials,
+            notes=left_out(self._shop, found.plan),
         )
 
     def _verdict(self, found: Candidate, given: bool, race: Race | None) -> tuple[Verdict, str]:

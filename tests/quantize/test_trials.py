@@ -140,3 +140,20 @@ def test_few_runs_are_not_kept_to_confirm_and_the_report_says_so(net: onnx.Model
     assert many.unseen.candidate == pytest.approx(many.score.candidate, abs=1.0)
     assert many.unseen.candidate != many.score.candidate
     assert "on samples that decided nothing" in str(quantization_page(many))
+
+
+def test_what_methods_leave_out_is_said_with_what_would_change_it() -> None:
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "g"], ["n"], "norm"),
+        helper.make_node("MatMul", ["n", "w"], ["m"], "bare"),
+        helper.make_node("Relu", ["m"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "v"], ["p"], "mul"),
+        helper.make_node("Add", ["p", "b"], ["y"], "add"),
+    ]
+    weights = {"g": np.ones(K, np.float32), "w": normal(K, N), "v": normal(N, K), "b": normal(K)}
+    feeds = [{"x": normal(4, K) * 10} for _ in range(20)]
+    notes = quantize(model(nodes, weights), data=feeds, **ASKED).report.notes
+    assert any("bias correction leaves out 1 product (bare" in note for note in notes)
+    assert any("--mode dynamic smooths that" in note for note in notes)
+    less = quantize(model(nodes, weights), data=feeds, weights=("rounding",), **ASKED).report.notes
+    assert not any("bias correction" in note or "smooths" in note for note in less)
