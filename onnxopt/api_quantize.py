@@ -93,10 +93,10 @@ def quantize(
         method: How ranges are chosen, see quantize.calibrate.collect; "mse" mostly leaves less
             error than "minmax", and takes a little longer.
         percentile: What that method keeps.
-        weights: How weights are treated, see quantize.weights.METHODS. "static" takes "saturation",
-            "rounding" and "bias", "dynamic" takes "smoothing" and "rounding", "weights" the latter.
-            All but the first are tried on the samples kept apart, and taken back where the outputs
-            get worse; the report tells.
+        weights: How weights are treated, see quantize.weights.METHODS. "static" takes "order",
+            "centre", "saturation", "rounding" and "bias", "dynamic" takes "smoothing" and
+            "rounding", "weights" the latter. "smoothing", "rounding" and "bias" are tried on the
+            samples kept apart, and taken back where the outputs get worse; the report tells.
         bits: For the mode "weights": 8 or 4 a weight of a product.
         block: For the mode "weights": how many weights share a scale, a power of two from 16 on;
             0 for a whole channel. By default a channel with 8 bits, and 32 with 4.
