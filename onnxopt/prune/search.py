@@ -17,7 +17,7 @@ from onnxopt.passes import shapes
 from onnxopt.prune import costs
 from onnxopt.prune.align import KIND, align
 from onnxopt.prune.apply import check, remove
-from onnxopt.prune.costs import Costs, Weigh
+from onnxopt.prune.costs import Costs, Weigh, prunable
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.measure import menus
 from onnxopt.prune.oracle import zeroed
@@ -184,7 +184,10 @@ def make_plan(
             )  # fmt: skip
             shapes.infer(fitted)
             now = Subject.of(fitted, settings.keep)
-            known = moments_of(now, calibration, threads=settings.threads, say=say)
+            if not follows(subject.groups, gone, now.groups):
+                now, known, gone, goal = subject, moments, {}, settings.target.value
+            else:
+                known = moments_of(now, calibration, threads=settings.threads, say=say)
         price_left = _Left(price, {name: len(channels) for name, channels in gone.items()})
         step = _step(
             now, known, trials, settings, price_left, goal / price_left.share,
@@ -192,6 +195,8 @@ def make_plan(
             gradients=gradients, say=say,
         )  # fmt: skip
         gone = together(subject.groups, gone, step)
+        if goal == settings.target.value:
+            break
     return planned(subject.groups, gone, settings.target, settings.score)
 
 
@@ -202,7 +207,7 @@ def _goals(settings: Settings, trials: Trials | None) -> list[float]:
     if trials is None or not able or not _has_price(settings) or settings.normalize != "measured":
         return [target]
     count = max(1, math.ceil(math.log(target) / math.log(_MOST_AT_ONCE) - 1e-9))
-    return [target ** (number / count) for number in range(1, count + 1)]
+    return [*(target ** (number / count) for number in range(1, count)), target]
 
 
 def _step(
@@ -254,6 +259,15 @@ class _Left:
     def __call__(self, removed: Mapping[str, int]) -> float:
         total = {name: self.gone.get(name, 0) + count for name, count in removed.items()}
         return self.whole({**self.gone, **total})
+
+
+def follows(groups: Iterable[Group], gone: Removal, fresh: Iterable[Group]) -> bool:
+    """Whether the groups found without the channels in `gone` are those from before, but smaller.
+
+    Else the channels of one can't be told from those of the other.
+    """
+    left = {group.name: group.size - len(gone.get(group.name, ())) for group in groups}
+    return all(left.get(group.name) == group.size for group in prunable(fresh))
 
 
 def together(groups: Iterable[Group], first: Removal, then: Removal) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pruning import drawn
@@ -94,6 +96,24 @@ def test_two_removals_are_one() -> None:
     name = next(group.name for group in subject.groups if group.size == 24 and not group.frozen)
     found = search.together(subject.groups, {name: (0, 2)}, {name: (0, 1, 21)})
     assert found == {name: (0, 1, 2, 3, 23)}
+
+
+def test_groups_that_are_others_after_a_step_are_told() -> None:
+    subject, _ = _chain()
+    group = next(g for g in subject.groups if g.size == 24 and not g.frozen)
+    gone = {group.name: (0, 2, 4, 5)}
+    smaller = [replace(g, size=20) if g is group else g for g in subject.groups]
+    assert search.follows(subject.groups, gone, smaller)
+    assert not search.follows(subject.groups, gone, subject.groups)
+    renamed = [replace(g, name="another") if g.size == 20 else g for g in smaller]
+    assert not search.follows(subject.groups, gone, renamed)
+
+
+def test_where_groups_change_all_goes_in_one_step(monkeypatch) -> None:
+    monkeypatch.setattr(search, "follows", lambda groups, gone, fresh: False)
+    _, left, said = _plan(0.45)
+    assert left <= 0.45 and _measured(said) == 6
+    assert sum(doing.startswith("fitting") for doing in said) <= 3
 
 
 def test_what_is_left_stays_round_when_a_group_is_small_already() -> None:
