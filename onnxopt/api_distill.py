@@ -97,7 +97,7 @@ def distill(
             some of one name and shape, or else of one shape; or () for none.
         match_weight: What the inner values count beside the outputs.
         epochs: Passes over the data; of the three lengths one may be given. Without any it is as
-            much work as takes ten to fifteen minutes on two cores, in 5 to 150 passes.
+            much work as takes about ten to fifteen minutes on two cores, in 5 to 150 passes.
         minutes: Time for the training. Two runs of one length in minutes differ.
         steps: Batches.
         learning_rate: The peak rate, as a share of each weight's own size; it is halved, from the

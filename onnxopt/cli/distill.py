@@ -57,8 +57,8 @@ DATA = f"Samples of real inputs, no labels: {options.FORMS}. Each fifth is kept 
 @click.option(
     "--epochs",
     type=float,
-    help="Passes over the data; without a length as much work as takes 10 to 15 minutes on two"
-    " cores, in 5 to 150 passes.",
+    help="Passes over the data; without a length a fixed amount of work, about 10 to 15 minutes on"
+    " two cores, in 5 to 150 passes.",
 )
 @click.option("--minutes", type=float, help="Time to train for.")
 @click.option("--steps", type=int, help="Batches to train for.")
@@ -66,7 +66,7 @@ DATA = f"Samples of real inputs, no labels: {options.FORMS}. Each fifth is kept 
     "--lr",
     "learning_rate",
     type=float,
-    default=1e-3,
+    default=5e-4,
     show_default=True,
     help="The peak learning rate, as a share of each weight's own size.",
 )

@@ -12,7 +12,7 @@ import torch
 from onnxopt.atomic import Files
 from onnxopt.errors import BadInput
 
-_VERSION = 1
+_VERSION = 2
 
 
 def write(path: Path, facts: Mapping[str, str], state: Mapping[str, Any]) -> None:

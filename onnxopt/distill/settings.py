@@ -15,13 +15,13 @@ AUTO = "auto"
 SAME = "same"
 MATCHES = (SAME, AUTO)
 WORK = 1.2e13
-"""Floating-point operations of the student's forward passes where the user names no length: ten to
-fifteen minutes on two cores."""
+"""Floating-point operations of the student's forward passes where the user names no length: about
+ten to fifteen minutes on two cores."""
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 150
 """Passes over the data, however much work these are."""
 TEMPERATURE = 1.0
 MATCH_WEIGHT = 1.0
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-4
 BATCH = 16
 HELD = 0.2
 """The share, and so the samples, that prune and quantize keep apart too: a student that was made
