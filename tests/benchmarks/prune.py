@@ -38,7 +38,8 @@ TEXT = (
     "against that model, on {threads} thread, all in turns in one run. onnxopt is the plain "
     "command. `magnitude, as Torch-Pruning` is not Torch-Pruning itself, which does not read ONNX: "
     "it is onnxopt's own ranking by L2 norm of a group's weights over the group's mean, over all "
-    "layers, nothing recovered. onnxsim takes a share of each layer's channels instead of a "
+    "layers, to any count of channels, nothing recovered. "
+    "onnxsim takes a share of each layer's channels instead of a "
     "target: the share is searched for that leaves the work asked for, and its seconds are those "
     "of the one call with that share; its peak is that of the search."
 )
