@@ -11,8 +11,10 @@ import pytest
 
 import onnxopt
 from onnxopt import api_distill
+from onnxopt.check import images
 from onnxopt.cli import main
 from onnxopt.runtime.sessions import Session
+from tests.distill.models import model
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "digits_mlp.onnx"
 DIGITS = np.load(Path(__file__).with_name("digits.npz"))
@@ -109,3 +111,35 @@ def test_channels_are_ranked_by_the_slope_of_the_loss_from_the_command_line(
     report = _pruned(files, "--score", "taylor")
     assert report["score_name"] == "taylor"
     assert _agreement(files["out.onnx"]) > 0.85
+
+
+def test_photos_of_a_folder_stay_photos_behind_pruning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    random = np.random.default_rng(0)
+    for number in range(20):
+        pixels = random.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        image.fromarray(pixels).resize((24, 20)).save(tmp_path / f"{number:02}.png")
+    net = model(
+        "g (float[N,3,16,16] x) => (float[N,4] y) { c = Conv<strides = [2, 2]>(x, k, b)"
+        " r = Relu(c) d = Conv(r, l, e) p = GlobalAveragePool(d) f = Flatten(p)"
+        " y = Gemm(f, w, v) }",
+        {
+            "k": random.normal(size=(16, 3, 3, 3)).astype(np.float32),
+            "b": np.zeros(16, np.float32),
+            "l": random.normal(size=(8, 16, 1, 1)).astype(np.float32),
+            "e": np.zeros(8, np.float32),
+            "w": random.normal(size=(8, 4)).astype(np.float32),
+            "v": np.zeros(4, np.float32),
+        },
+    )
+    cut: list[int] = []
+    real = images.Images.part
+    monkeypatch.setattr(images.Images, "part", lambda *args: cut.append(args[1]) or real(*args))
+    monkeypatch.setattr("onnxopt.distill.schedule.MOST_EPOCHS", 5)
+    onnxopt.prune(
+        net, data=tmp_path, preprocess="unit", macs=0.7, rounding=2, recover="distill",
+        bench=False, threads=1,
+    )  # fmt: skip
+    assert sorted(set(cut)) == list(range(16)) and len(cut) == 5 * 16
