@@ -20,6 +20,7 @@ from onnxopt.quantize.modes import MODES
 from onnxopt.quantize.records import QuantPlan
 from onnxopt.quantize.static import Settings
 from onnxopt.quantize.weight_only import Packing
+from onnxopt.quantize.weights import DEFAULT as WEIGHTS
 from onnxopt.quantize.weights import METHODS as WEIGHT_METHODS
 from onnxopt.report.quantization import QuantizationReport
 
@@ -50,7 +51,7 @@ def quantize(
     max_drop: float | None = None,
     method: str = "mse",
     percentile: float = 99.99,
-    weights: Sequence[str] = WEIGHT_METHODS,
+    weights: Sequence[str] = WEIGHTS,
     bits: int | None = None,
     block: int | None = None,
     plan: QuantPlan | str | os.PathLike[str] | None = None,
@@ -97,6 +98,7 @@ def quantize(
             "centre", "saturation", "rounding" and "bias", "dynamic" takes "smoothing" and
             "rounding", "weights" the latter. "smoothing", "rounding" and "bias" are tried on the
             samples kept apart, and taken back where the outputs get worse; the report tells.
+            "equalize" (for "static") is only done where it is asked for.
         bits: For the mode "weights": 8 or 4 a weight of a product.
         block: For the mode "weights": how many weights share a scale, a power of two from 16 on;
             0 for a whole channel. By default a channel with 8 bits, and 32 with 4.
@@ -122,7 +124,9 @@ def quantize(
         packing=_packing(mode, bits, block),
         settings=Settings(
             target=target, method=known("calibration method", method, METHODS),
-            percentile=percentile, methods=tuple(weights), metric=call.data.metric,
+            percentile=percentile,
+            methods=tuple(known("weight method", each, WEIGHT_METHODS) for each in weights),
+            metric=call.data.metric,
             max_drop=max_drop, sensitivity=sensitivity, threads=threads,
             cache=None if cache is None else Path(cache),
         ),

@@ -14,7 +14,8 @@ TARGETS = ("macs", "params", "latency")
 _BUDGET = ("metric", "labels", "max_drop")
 _ALONE = {"plan": "--plan", "plan_only": "--plan-only", "keep_best": "--keep-best"}
 _QUANTIZE = (
-    "mode", "target", "method", "percentile", "bits", "block", "strict", "sensitivity", "cache",
+    "mode", "target", "method", "percentile", "weights", "bits", "block", "strict", "sensitivity",
+    "cache",
 )  # fmt: skip
 
 

@@ -87,6 +87,15 @@ choices = options.group(
         help="What the percentile method keeps, in per cent.",
         cls=Option,
     ),
+    click.option(
+        "--weights",
+        metavar="NAME,NAME,...",
+        default="order,centre,saturation,smoothing,rounding,bias",
+        show_default=True,
+        callback=lambda ctx, param, text: [each for each in text.split(",") if each],
+        help="How weights are treated: each of these, and equalize, can be left out or asked for.",
+        cls=Option,
+    ),
     options.plans(Option),
     click.option(
         "--strict",

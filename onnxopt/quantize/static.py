@@ -21,18 +21,17 @@ from onnxopt.check.metric import Metric, Outputs, Score, choose, sqnr_db
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
-from onnxopt.quantize.centre import centre_channels
 from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs, mixed_names
-from onnxopt.quantize.order import order_channels
 from onnxopt.quantize.plan import check_plan, check_target
 from onnxopt.quantize.proof import Proof, prove
+from onnxopt.quantize.ready import make_ready
 from onnxopt.quantize.records import QuantPlan, Range
 from onnxopt.quantize.remarks import left_out
 from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import Candidate, Island, Search, put_back, sensitivities
 from onnxopt.quantize.targets import TARGETS
 from onnxopt.quantize.trials import Bench, Trial, settle
-from onnxopt.quantize.weights import ADDS_IN_16_BITS, Statistics
+from onnxopt.quantize.weights import Statistics
 from onnxopt.quantize.workshop import Workshop, only
 
 Progress: TypeAlias = "Callable[[float, str], None]"
@@ -166,11 +165,10 @@ def _workshop(
     shapes.infer(work)
     if plan is not None:
         check_plan(plan, work)
-    if "order" in settings.methods and settings.target in ADDS_IN_16_BITS:
-        order_channels(work)
-    if "centre" in settings.methods:
-        progress(0.0, "centring channels")
-        centre_channels(work, samples.calibration, threads=settings.threads)
+    make_ready(
+        work, samples.calibration, settings.methods, target=settings.target,
+        threads=settings.threads, progress=progress,
+    )  # fmt: skip
     ranges = collect(
         work, samples.calibration, method=settings.method, percentile=settings.percentile,
         cache=settings.cache, progress=progress, threads=settings.threads,

@@ -1,6 +1,6 @@
 """Codes of weights and biases for a plan: the methods that need calibration, in their order.
 
-`order` and `centre` prepare the float model (see the modules of these names). `saturation` makes
+`equalize`, `order` and `centre` prepare the float model (see ready.py). `saturation` makes
 the scales safe for 16-bit sums, `rounding` chooses codes that make up for each other's errors,
 `bias` takes back the shift of the means that is left.
 """
@@ -37,7 +37,8 @@ from onnxopt.rewrite.specs import QuantSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-METHODS = ("order", "centre", "saturation", "smoothing", "rounding", "bias")
+DEFAULT = ("order", "centre", "saturation", "smoothing", "rounding", "bias")
+METHODS = ("equalize", *DEFAULT)
 """Weight methods in the order in which they are applied; "smoothing" is for dynamic codes, see
 smoothing.py, and `prepare_weights` leaves it to others."""
 

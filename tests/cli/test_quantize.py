@@ -11,6 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxopt.cli.quantize import command as quantize
+from onnxopt.quantize.weights import DEFAULT
+
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FAST = ("--no-bench", "--threads", "1", "--metric", "sqnr", "--max-drop", "5%")
 
@@ -42,6 +45,32 @@ def test_it_writes_an_integer_model_and_says_what_runs_how(here: Path, ran: Any)
     report = json.loads(Path("r.json").read_text())
     assert report["verdict"] == "int8"
     assert report["layers"][0]["reason"]
+
+
+def test_weights_are_treated_as_asked(here: Path, ran: Any) -> None:
+    decibels = {}
+    for names in (",".join(DEFAULT), "", "equalize,bias"):
+        code, out, _ = ran(
+            "quantize", "net.onnx", "--data", "data.npy", "-o", f"{len(names)}.onnx",
+            "--weights", names, "--json", *FAST,
+        )  # fmt: skip
+        assert code == 0
+        decibels[names] = json.loads(out)["sqnr_db"]
+    plain = decibels.pop("")
+    assert all(found > plain + 0.5 for found in decibels.values())
+
+
+def test_a_way_to_treat_weights_that_there_is_not_is_refused(here: Path, ran: Any) -> None:
+    asked = ("--weights", "order,spin", *FAST)
+    code, _, err = ran("quantize", "net.onnx", "--data", "data.npy", "-o", "out.onnx", *asked)
+    assert code == 2
+    assert "no weight method 'spin'" in err
+    assert "equalize, order, centre" in err
+
+
+def test_the_help_shows_how_weights_are_treated_by_default() -> None:
+    option = next(each for each in quantize.params if each.name == "weights")
+    assert option.default == ",".join(DEFAULT)
 
 
 def test_a_missed_budget_is_exit_code_1_and_no_file(here: Path, ran: Any) -> None:
