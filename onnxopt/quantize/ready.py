@@ -44,12 +44,12 @@ def make_ready(
     Raises:
         RuntimeFailed: A feed does not run.
     """
-    some = list(islice(feeds, MEASURED_ON)) if {"equalize", "centre"} & set(methods) else []
     if "equalize" in methods:
         progress(0.0, "equalizing channels")
-        EqualizePass(some, threads=threads).run(model, Context())
+        EqualizePass(list(islice(feeds, MEASURED_ON)), threads=threads).run(model, Context())
     if "order" in methods and target in ADDS_IN_16_BITS:
         order_channels(model)
     if "centre" in methods:
         progress(0.0, "centring channels")
-        centre_channels(model, some, threads=threads)
+        # They are read only where there is something to centre.
+        centre_channels(model, islice(feeds, MEASURED_ON), threads=threads)
