@@ -26,6 +26,8 @@ def _attention(
         raise call.refuse("more than its first output is asked for")
     if call.attr("softcap", 0.0):
         raise call.refuse("its scores are capped")
+    if max(call.attr("left_window_size", -1), call.attr("right_window_size", -1)) >= 0:
+        raise call.refuse("it looks through a window")
     flat = query.dim() == 3
     heads, shared = call.attr("q_num_heads"), call.attr("kv_num_heads")
     if flat:

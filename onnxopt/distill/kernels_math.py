@@ -97,7 +97,13 @@ def _div(call: Call, left: Tensor, right: Tensor) -> Tensor:
 @kernel("Mod")
 def _mod(call: Call, left: Tensor, right: Tensor) -> Tensor:
     left, right = aligned(left, right)
-    return torch.fmod(left, right) if call.attr("fmod", 0) else torch.remainder(left, right)
+    if call.attr("fmod", 0):
+        return torch.fmod(left, right)
+    found = torch.remainder(left, right)
+    if not found.is_floating_point():
+        return found
+    # A remainder of zero has the sign of the divisor.
+    return torch.where(found == 0, torch.copysign(found, right), found)
 
 
 @kernel("Pow")

@@ -264,5 +264,7 @@ def _depth_to_space(call: Call, x: Tensor) -> Tensor:
 def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     b = call.attr("blocksize")
-    x = x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4)
+    x = x.reshape(n, c, h // b, b, w // b, b)
+    depth_first = call.text("mode", "DCR") == "DCR"
+    x = x.permute(0, 3, 5, 1, 2, 4) if depth_first else x.permute(0, 1, 3, 5, 2, 4)
     return x.reshape(n, c * b * b, h // b, w // b)

@@ -15,7 +15,7 @@ from onnxopt.distill.kernels import Untaught
 from onnxopt.distill.module import GraphModule, missing_kernels
 from tests import corpus
 
-REFUSED_AT_MOST = 90
+REFUSED_AT_MOST = 100
 TAUGHT = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
