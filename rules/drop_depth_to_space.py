@@ -19,7 +19,7 @@ class DropDepthToSpace(Rule):
 class DropDepthToSpacePair(Rule):
     """Leave a DepthToSpace and a SpaceToDepth out where the second undoes the first.
 
-    Needs: the same blocks, and the mode DCR, for SpaceToDepth knows no other.
+    Needs: the same blocks, and the mode DCR in both; before opset 28 SpaceToDepth knows no other.
     """
 
     exactness = Exactness.EXACT
@@ -33,6 +33,5 @@ class DropDepthToSpacePair(Rule):
         inner, outer = hit.inner, hit.outer
         hit.match(inner.op_type != outer.op_type)
         hit.match(inner.attr("blocksize") == outer.attr("blocksize"))
-        deep = inner if inner.is_op("DepthToSpace") else outer
-        hit.match(deep.attr("mode") in (None, "DCR", b"DCR"))
+        hit.match(all(each.attr("mode") in (None, "DCR", b"DCR") for each in (inner, outer)))
         return hit.x
