@@ -48,7 +48,7 @@ def prune(
     recover: str | None = None,
     normalize: str = "measured",
     keep: Sequence[str] = (),
-    rounding: int = 8,
+    rounding: int | None = None,
     max_ratio: float | Mapping[str, float] = 0.9,
     plan: PrunePlan | str | os.PathLike[str] | None = None,
     plan_only: bool = False,
@@ -86,7 +86,8 @@ def prune(
             "none".
         normalize: How layers are compared, see prune.search.NORMALIZATIONS.
         keep: Groups, nodes or constants whose channels stay; patterns such as `*head*` are fine.
-        rounding: What is left of a group is a multiple of this.
+        rounding: What is left of a group is a multiple of this; None is 8, or 4 for groups of fewer
+            than 64 channels.
         max_ratio: The largest share that a group may give, or such shares by pattern of its name.
         bench: Time the optimized and the pruned model.
 

@@ -63,9 +63,8 @@ def _ratios(
     "--round",
     "rounding",
     type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Channels left are a multiple of this; 8 suits AVX2, 16 AVX-512, 4 is the least.",
+    help="Channels left are a multiple of this; 16 suits AVX-512, 4 is the least. "
+    "[8, or 4 for groups under 64]",
 )
 @click.option(
     "--max-ratio",

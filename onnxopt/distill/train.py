@@ -37,6 +37,9 @@ _NOTHING = 1e-6
 """What float32 rounds away in a loss."""
 _TOO_FAR = 3.0
 """A held loss of so many times the best one says that the learning rate is too high."""
+_IN_VAIN = 3
+"""So many looks that saw nothing better than the student as it came say the same."""
+_SLOWER = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Trainer:
         self._average = [weight.detach().clone() for weight in self._weights]
         self._rate = settings.learning_rate
         self._step = 0
+        self._slowed = 0
         self._losses: list[float] = []
         self._curve: list[Point] = []
         self._held: list[tuple[Mapping[str, Tensor], Targets, int]] = []
@@ -226,13 +230,20 @@ class Trainer:
         if self._best is None or held < self._best[0].held - _NOTHING:
             self._best = point, [weight.detach().clone() for weight in self._average]
         self._set(training)
-        if held > _TOO_FAR * self._best[0].held:
+        if held > _TOO_FAR * self._best[0].held or self._in_vain():
             self._back_off()
 
-    def _back_off(self) -> None:
-        """Go back to the best weights, and on from there at half the rate."""
+    def _in_vain(self) -> bool:
+        """Whether training has brought nothing yet, as where a student was fitted well before."""
         assert self._best is not None
-        self._rate /= 2
+        looks = sum(point.step > self._slowed for point in self._curve)
+        return self._best[0].step == 0 and looks >= _IN_VAIN
+
+    def _back_off(self) -> None:
+        """Go back to the best weights, and on from there at a lower rate."""
+        assert self._best is not None
+        self._rate /= _SLOWER
+        self._slowed = self._step
         self._set(self._best[1])
         with torch.no_grad():
             for mean, best in zip(self._average, self._best[1], strict=True):
@@ -266,6 +277,7 @@ class Trainer:
             "seconds": self._clock.elapsed,
             "looked": self._looked,
             "rate": self._rate,
+            "slowed": self._slowed,
             "losses": self._losses,
             "curve": [asdict(each) for each in self._curve],
             "best": asdict(point),
@@ -278,6 +290,7 @@ class Trainer:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._step, self._looked, self._rate = state["step"], state["looked"], state["rate"]
+        self._slowed = state["slowed"]
         self._clock.before = state["seconds"]
         self._losses = list(state["losses"])
         self._curve = [Point(**each) for each in state["curve"]]

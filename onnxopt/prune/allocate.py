@@ -8,6 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
+UNIT, NARROW_UNIT, NARROW = 8, 4, 64
+"""What channels are rounded to, and what they are in groups of fewer than so many: there a step of
+8 is a large share of the group, and 4 is what kernels need at least."""
+
 
 class Price(Protocol):
     """What a model costs when so many channels of each group are gone."""
@@ -64,14 +68,17 @@ def allocate(menus: Sequence[Menu], price: Price, goal: float) -> Allocation:
 
 
 def counts_of(
-    size: int, *, rounding: int, multiple: int, most: float, whole: int = 0
+    size: int, *, rounding: int | None, multiple: int, most: float, whole: int = 0
 ) -> tuple[int, ...]:
     """How many of `size` channels may go, ascending from 0.
 
-    What is left is a multiple of `rounding` (where the group has more than that) and of `multiple`,
-    and no less than the share `1 - most`; `whole` is how many the group had at first, if more.
+    What is left is a multiple of `rounding` (where the group has more than that; None leaves it to
+    the size of the group) and of `multiple`, and no less than the share `1 - most`; `whole` is how
+    many the group had at first, if more.
     """
     whole = whole or size
+    if rounding is None:
+        rounding = UNIT if whole >= NARROW else NARROW_UNIT
     unit = int(np.lcm(rounding if whole > rounding else 1, multiple))
     least = max(unit, int(np.ceil(whole * (1 - most) - 1e-9)))
     left = [n for n in range(size - 1, 0, -1) if n % unit == 0 and n >= least]

@@ -41,7 +41,7 @@ def menus(
     moments: Mapping[str, Covariance],
     trials: Trials | None,
     *,
-    rounding: int,
+    rounding: int | None,
     caps: Callable[[str], float],
     sizes: Mapping[str, int] = _NO_SIZES,
     say: Say | None = None,

@@ -35,7 +35,7 @@ def settings(
     score: str | None = None,
     recover: str | None = None,
     normalize: str = "measured",
-    rounding: int = 8,
+    rounding: int | None = None,
     max_ratio: float | Mapping[str, float] = 0.9,
     keep: Sequence[str] = (),
     seed: int = 0,
@@ -52,7 +52,7 @@ def settings(
     mended = known("recovery", recover or _usual_recovery(data), RECOVERIES)
     known("normalization", normalize, NORMALIZATIONS)
     _refuse_recovery(mended, data)
-    if rounding < 1:
+    if rounding is not None and rounding < 1:
         raise BadInput(f"channels can't be rounded to {rounding}", hint="give 1 or more, such as 8")
     caps = dict(max_ratio) if isinstance(max_ratio, Mapping) else {"*": max_ratio}
     for name, cap in caps.items():

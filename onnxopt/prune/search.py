@@ -52,15 +52,16 @@ _LIGHT = 2e8
 class Settings:
     """What a user asked for.
 
-    `rounding` is what the channels left are a multiple of, `caps` the largest share that groups may
-    give by a pattern of their names, `keep` are patterns of groups that stay whole.
+    `rounding` is what the channels left are a multiple of (None: see counts_of), `caps` the largest
+    share that groups may give by a pattern of their names, `keep` are patterns of groups that stay
+    whole.
     """
 
     target: Target
     score: str = "reconstruction"
     recover: str = "least-squares"
     normalize: str = "measured"
-    rounding: int = 8
+    rounding: int | None = None
     caps: Mapping[str, float] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     seed: int = 0

@@ -172,13 +172,24 @@ def _with(source: Any, name: str, number: float) -> Any:
     return io.load(proto)
 
 
-def test_a_rate_that_leads_away_from_a_good_start_is_halved_from_the_best_weights() -> None:
+def test_a_rate_that_leads_away_from_a_good_start_falls_and_the_best_weights_come_back() -> None:
     teacher = classifier(16, seed=0)
     student = _with(teacher, "b2", 0.05)
     report = _teach(teacher, student, learning_rate=0.3, epochs=20).report
     rates = [point.learning_rate for point in report.curve[1:]]
     assert min(rates[:10]) < 0.3 / 8
     assert report.improved
+
+
+def test_the_rate_falls_where_a_student_that_was_fitted_well_gets_no_better(
+    pair: tuple[Any, Any],
+) -> None:
+    every = [{"x": row[None]} for row in rows()["x"]]
+    fitted = _teach(*pair, epochs=60, learning_rate=3e-2, held=every).model
+    curve = _teach(pair[0], fitted, epochs=40, learning_rate=0.05).report.curve
+    assert all(curve[0].held < point.held < 3 * curve[0].held for point in curve[1:4])
+    assert curve[3].learning_rate > 0.04 and curve[4].learning_rate < 0.05 / 3
+    assert curve[4].held < curve[3].held
 
 
 def test_runs_that_the_caller_keeps_apart_choose_the_best_weights(pair: tuple[Any, Any]) -> None:

@@ -116,6 +116,8 @@ def test_a_goal_out_of_reach_ends_at_the_bottom() -> None:
         (12, 1, 4, 0.9, (12, 8, 4)),
         (3, 8, 1, 0.9, (3, 2, 1)),
         (1, 8, 1, 0.9, (1,)),
+        (72, None, 1, 0.25, (72, 64, 56)),
+        (48, None, 1, 0.25, (48, 44, 40, 36)),
     ],
 )
 def test_what_is_left_is_round(size, rounding, multiple, most, left) -> None:
