@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -27,6 +28,7 @@ from onnxopt.prune.plan import PrunePlan, nothing_left
 from onnxopt.prune.trial import Trials
 from onnxopt.prune.unpad import Unpadded
 from onnxopt.quantize.samples import Samples
+from onnxopt.quantize.spool import Spool
 from onnxopt.report.distillation import DistillReport
 from onnxopt.report.pruning import PruneReport
 from onnxopt.report.record import Versions
@@ -100,7 +102,7 @@ class Run:
         moments, trials, calibration = {}, None, Unpadded.of((), model)
         if split is not None and search.needs_data(settings):
             count = search.trial_count(sum(weights.values()))
-            held = tuple(Unpadded.of(split.held[:count], model))
+            held = Spool(Unpadded.of(islice(split.held, count), model))
             calibration = Unpadded.of(split.calibration, model)
             trials = Trials(subject.model, held, threads=settings.threads)
             moments = search.moments_of(subject, calibration, threads=settings.threads, say=say)

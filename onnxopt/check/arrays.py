@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zipfile
 import zlib
@@ -48,6 +49,16 @@ def read_npz(path: Path) -> Mapping[str, Array]:
             }
     except _ERRORS as error:
         raise _unreadable(path, error) from error
+
+
+def let_go(array: Any) -> None:
+    """Take what was read of a mapped array out of the memory of the process; it can be read again.
+
+    Else it grows by all that was read of the file, until the array is gone.
+    """
+    base = getattr(array, "base", None)
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapped(path: Path, info: zipfile.ZipInfo | None, archive: Any, key: str) -> Array:

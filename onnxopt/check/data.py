@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.check import images
-from onnxopt.check.arrays import read_npy, read_npz
+from onnxopt.check.arrays import let_go, read_npy, read_npz
 from onnxopt.check.inputs import Feed, InputSpec, checked_feed, inputs_of, listing
 from onnxopt.errors import BadInput
 
@@ -119,6 +119,8 @@ class _Samples(Iterable[Feed]):
         for run in range(runs):
             feed = {column.spec.name: column.take(run) for column in columns}
             yield checked_feed(feed, self.inputs, self.where)
+            for column in columns:
+                let_go(column.array)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ where they are; the rest is drawn to the border.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from onnxopt.quantize.spool import Spool
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,12 +23,15 @@ RIDGES = (0.003, 0.03, 0.3, 3.0)
 EVERY = 5
 """Each fifth sample decides on the ridge."""
 INFINITE = (-np.inf, np.inf)
+BLOCK_BYTES = 8 << 20
+"""So many vectors are in memory at a time. The others are on disk: memory is the same for more."""
 
 
 class Vectors:
     """What a product reads, what is added to its output later, and what should come out then.
 
-    Once there are more than fit in `most_bytes`, every second one of all samples is dropped.
+    They lie on disk. Once there are more than `most_bytes`, every second one of all samples is
+    dropped.
     """
 
     def __init__(self, limits: tuple[float, float] = INFINITE, most_bytes: int = 1 << 60) -> None:
@@ -34,23 +39,25 @@ class Vectors:
         self._room = most_bytes
         self.nbytes = 0
         self._step = 1
-        self._samples: list[_Sample] = []
+        self._samples = Spool()
 
     def add(self, read: Array, goals: Array, added: Array | None = None) -> None:
         """Add those of one sample: [groups, n, columns], [n, outputs], and as much as that."""
-        sample = _Sample(read, goals, added).thinned(self._step)
-        self._samples.append(sample)
-        self.nbytes += sample.nbytes
+        self._keep(_Rows(read, goals, added).thinned(self._step))
         while self.nbytes > self._room and self._step < read.shape[1]:
             self._step *= 2
-            self._samples = [each.thinned(2) for each in self._samples]
-            self.nbytes = sum(each.nbytes for each in self._samples)
+            before, self._samples, self.nbytes = self._samples, Spool(), 0
+            for each in before:
+                self._keep(_Rows(**each).thinned(2))
+
+    def _keep(self, sample: _Rows) -> None:
+        self._samples.add(sample.arrays)
+        self.nbytes += sample.nbytes
 
     def fitted(self, rows: Array, bias: Array | None) -> tuple[Array, Array | None]:
         """The weight in the form of `rows`, and its bias, that reach the goals best.
 
-        How strongly it holds on to the weight before is chosen on each fifth sample. The
-        vectors are gone after that.
+        How strongly it holds on to the weight before is chosen on each fifth sample.
 
         Args:
             rows: Weight before, float64 [groups, outputs / groups, columns].
@@ -59,60 +66,104 @@ class Vectors:
         if not self._samples:
             return rows, bias
         problem = _Problem(self._samples, self._limits, centred=bias is not None)
-        # They lie in the problem now.
-        self._samples, self.nbytes = [], 0
         return problem.solved(rows, bias, problem.ridge(rows, bias), ROUNDS)
 
 
-class _Sample:
-    """The vectors of one sample, float32."""
+class _Rows:
+    """Vectors of a sample or of several, float32."""
 
     def __init__(self, read: Array, goals: Array, added: Array | None) -> None:
         self.read = np.asarray(read, np.float32)
         self.goals = np.asarray(goals, np.float32)
         self.added = None if added is None else np.asarray(added, np.float32)
 
+    @classmethod
+    def joined(cls, parts: Sequence[_Rows]) -> _Rows:
+        """All of them, in their order."""
+        added = [each.added for each in parts if each.added is not None]
+        return cls(
+            np.concatenate([each.read for each in parts], axis=1),
+            np.concatenate([each.goals for each in parts]),
+            np.concatenate(added) if added else None,
+        )
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What it is made from."""
+        return {"read": self.read, "goals": self.goals, "added": self.added}
+
     @property
     def nbytes(self) -> int:
         return self.read.nbytes + self.goals.nbytes * (1 if self.added is None else 2)
 
-    def thinned(self, step: int) -> _Sample:
+    @property
+    def missing(self) -> Array:
+        """The goals, less what is added later."""
+        return self.goals if self.added is None else self.goals - self.added
+
+    def thinned(self, step: int) -> _Rows:
         """Each so many-th vector."""
         if step == 1:
             return self
         at = slice(None, None, step)
         added = None if self.added is None else self.added[at].copy()
-        return _Sample(self.read[:, at].copy(), self.goals[at].copy(), added)
+        return _Rows(self.read[:, at].copy(), self.goals[at].copy(), added)
+
+
+class _Part:
+    """Vectors in blocks on disk, and sums over them."""
+
+    def __init__(self, samples: Iterable[_Rows], centre: Array) -> None:
+        self._blocks = Spool()
+        self.count = 0
+        self.squares: Array | float = 0.0
+        self.sums: Array | float = 0.0
+        self.goals: Array | float = 0.0
+        for block in _blocks(samples):
+            block.read -= centre[:, None].astype(np.float32)
+            self._blocks.add(block.arrays)
+            self.count += len(block.goals)
+            self.squares += np.matmul(block.read.swapaxes(1, 2), block.read).astype(np.float64)
+            self.sums += block.read.sum(axis=1, dtype=np.float64)
+            self.goals += block.missing.sum(axis=0, dtype=np.float64)
+
+    def __iter__(self) -> Iterator[_Rows]:
+        return (_Rows(**each) for each in self._blocks)
+
+
+def _blocks(samples: Iterable[_Rows]) -> Iterator[_Rows]:
+    """The samples, as many together as make a block."""
+    waiting: list[_Rows] = []
+    size = 0
+    for each in samples:
+        waiting.append(each)
+        size += each.nbytes
+        if size >= BLOCK_BYTES:
+            yield _Rows.joined(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _Rows.joined(waiting)
 
 
 class _Problem:
     """Normal equations of vectors, those that decide on the ridge apart from the others."""
 
-    def __init__(
-        self, samples: Sequence[_Sample], limits: tuple[float, float], *, centred: bool
-    ) -> None:
-        others = [each for number, each in enumerate(samples, 1) if number % EVERY]
-        ordered = [*others, *samples[EVERY - 1 :: EVERY]]
+    def __init__(self, samples: Spool, limits: tuple[float, float], *, centred: bool) -> None:
         self._limits = limits
         self._centred = centred
-        self._read = np.concatenate([each.read for each in ordered], axis=1)
-        self._goals = np.concatenate([each.goals for each in ordered])
-        added = [each.added for each in ordered if each.added is not None]
-        self._added = np.concatenate(added) if added else np.zeros((1, 1), np.float32)
-        border = sum(len(each.goals) for each in others)
-        self._parts = [slice(0, border), slice(border, len(self._goals))]
         # Squares of what is far from 0 lose digits.
-        self._centre = self._read.mean(axis=1, dtype=np.float64)
-        if not centred:
-            self._centre[:] = 0
-        self._read -= self._centre[:, None].astype(np.float32)
-        parts = [self._read[:, part] for part in self._parts]
-        self._squares = [np.matmul(x.swapaxes(1, 2), x).astype(np.float64) for x in parts]
-        self._sums = [x.sum(axis=1, dtype=np.float64) for x in parts]
+        self._centre = _centre(samples) if centred else np.zeros_like(_centre(samples))
+        deciding = range(EVERY - 1, len(samples), EVERY)
+        places = [at for at in range(len(samples)) if at not in deciding], deciding
+        self._parts = [
+            _Part((_Rows(**samples[at]) for at in part), self._centre) for part in places
+        ]
+        self._usual = sum(part.goals for part in self._parts) / self._count((0, 1))
+        self._linear: dict[int, tuple[Array, Array]] = {}
 
     def ridge(self, rows: Array, bias: Array | None) -> float:
         """The one of RIDGES that suits the vectors kept apart best."""
-        if self._parts[1].start == self._parts[1].stop:
+        if not self._parts[1].count:
             return RIDGES[len(RIDGES) // 2]
         found = [self.solved(rows, bias, ridge, 1, parts=(0,)) for ridge in RIDGES]
         return RIDGES[int(np.argmin([self._error(*each) for each in found]))]
@@ -130,9 +181,9 @@ class _Problem:
 
         `ridge` is how strongly they hold on to `rows`, against the mean variance of what is read.
         """
-        count = sum(self._parts[part].stop - self._parts[part].start for part in parts)
-        second = sum(self._squares[part] for part in parts) / count
-        mean = sum(self._sums[part] for part in parts) / count
+        count = self._count(parts)
+        second = np.asarray(sum(self._parts[part].squares for part in parts)) / count
+        mean = np.asarray(sum(self._parts[part].sums for part in parts)) / count
         if self._centred:
             second = second - mean[:, :, None] * mean[:, None, :]
         spread = np.trace(second, axis1=1, axis2=2) / second.shape[1]
@@ -140,40 +191,77 @@ class _Problem:
         held = second + level * np.eye(second.shape[1])
         found = rows, bias
         for _ in range(rounds if self._limits != INFINITE else 1):
-            cross, goal = self._cross(found, parts, count)
+            cross, goal = self._cross(found, parts, mean)
             fitted = np.linalg.solve(held, cross + level * rows.swapaxes(1, 2)).swapaxes(1, 2)
             shift = np.einsum("god,gd->go", fitted, mean + self._centre).reshape(-1)
             found = fitted, None if bias is None else goal - shift
         return found
 
+    def _count(self, parts: Iterable[int]) -> int:
+        return sum(self._parts[part].count for part in parts)
+
     def _cross(
-        self, found: tuple[Array, Array | None], parts: Sequence[int], count: int
+        self, found: tuple[Array, Array | None], parts: Sequence[int], mean: Array
     ) -> tuple[Array, Array]:
         """Moments of what is read with what is wanted, and the mean of that."""
-        wanted = {part: self._wanted(*found, part)[0] for part in parts}
-        total = sum(each.sum(axis=0, dtype=np.float64) for each in wanted.values())
-        goal: Array = np.asarray(total) / count if self._centred else np.zeros(total.shape)
-        cross = np.zeros((len(self._read), self._read.shape[2], len(goal) // len(self._read)))
-        for part, each in wanted.items():
-            apart = (each - goal.astype(np.float32)).reshape(len(each), len(self._read), -1)
-            read = self._read[:, self._parts[part]]
-            cross += np.matmul(read.swapaxes(1, 2), apart.swapaxes(0, 1))
-        return cross / count, goal
+        sums = [self._sums(found, part) for part in parts]
+        count = self._count(parts)
+        cross, total = (np.asarray(sum(each)) / count for each in zip(*sums, strict=True))
+        if not self._centred:
+            return cross, np.zeros(total.shape)
+        # The moments are those with what is wanted less what is usual: its mean is `total`.
+        apart = mean[:, :, None] * total.reshape(len(mean), 1, -1)
+        return cross - apart, total + self._usual
+
+    def _sums(self, found: tuple[Array, Array | None], part: int) -> tuple[Array, Array]:
+        """Sums over a part of what is wanted, less what is usual, with what is read and alone."""
+        if part in self._linear:
+            return self._linear[part]
+        usual = np.asarray(self._usual if self._centred else 0.0, np.float32)
+        cross: Array | float = 0.0
+        total: Array | float = 0.0
+        for block in self._parts[part]:
+            apart = self._wanted(found, block) - usual
+            total += apart.sum(axis=0, dtype=np.float64)
+            apart = apart.reshape(len(apart), len(block.read), -1).swapaxes(0, 1)
+            cross += np.matmul(block.read.swapaxes(1, 2), apart).astype(np.float64)
+        sums = np.asarray(cross), np.asarray(total)
+        if self._limits == INFINITE:
+            # Without limits it does not depend on what is found.
+            self._linear[part] = sums
+        return sums
 
     def _error(self, rows: Array, bias: Array | None) -> float:
         """The mean squared distance from the goals of the vectors kept apart."""
-        wanted, found = self._wanted(rows, bias, 1)
-        return float(np.square(wanted - found).mean(dtype=np.float64))
+        total = 0.0
+        for block in self._parts[1]:
+            missed = self._wanted((rows, bias), block) - self._outputs((rows, bias), block)
+            total += float(np.square(missed).sum(dtype=np.float64))
+        return total / self._parts[1].count
 
-    def _wanted(self, rows: Array, bias: Array | None, part: int) -> tuple[Array, Array]:
-        """What the product should give for a part of the vectors, and what it gives."""
-        at = self._parts[part]
-        added = self._added if len(self._added) == 1 else self._added[at]
-        shift = np.einsum("god,gd->go", rows, self._centre).reshape(-1)
-        found = outputs(self._read[:, at], rows, shift if bias is None else shift + bias)
+    def _wanted(self, found: tuple[Array, Array | None], block: _Rows) -> Array:
+        """What the product should give for the vectors; beyond a limit that is what it gives."""
         if self._limits == INFINITE:
-            return self._goals[at] - added, found
-        return bounded(self._goals[at], found + added, self._limits) - added, found
+            return block.missing
+        added = 0.0 if block.added is None else block.added
+        given = self._outputs(found, block) + added
+        return np.asarray(bounded(block.goals, given, self._limits) - added)
+
+    def _outputs(self, found: tuple[Array, Array | None], block: _Rows) -> Array:
+        """What the product gives for the vectors."""
+        rows, bias = found
+        shift = np.einsum("god,gd->go", rows, self._centre).reshape(-1)
+        return outputs(block.read, rows, shift if bias is None else shift + bias)
+
+
+def _centre(samples: Spool) -> Array:
+    """The mean of what is read: float64 [groups, columns]."""
+    total: Array | float = 0.0
+    count = 0
+    for each in samples:
+        total += each["read"].sum(axis=1, dtype=np.float64)
+        count += each["read"].shape[1]
+    return np.asarray(total) / count
 
 
 def bounded(goals: Array, found: Array, limits: tuple[float, float]) -> Array:

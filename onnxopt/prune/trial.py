@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from onnxopt.check.inputs import Feed
 from onnxopt.check.metric import choose
 from onnxopt.errors import BadInput
+from onnxopt.quantize.spool import Spool
 from onnxopt.runtime.sessions import Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,8 +32,8 @@ class Trials:
         self.feeds = feeds
         self.threads = threads
         self.names = [str(value.name) for value in model.graph.outputs]
-        self._reference = self._outputs(model)
-        if not all(np.isfinite(array).all() for each in self._reference for array in each.values()):
+        self._reference = Spool(self._outputs(model))
+        if not all(map(_is_finite, self._reference)):
             raise BadInput(
                 "the model's outputs hold NaN or infinities on the data",
                 hint="look at the data, or at the model with `onnxopt validate`",
@@ -49,41 +50,43 @@ class Trials:
 
     def distance(self, outputs: Iterable[Feed]) -> float:
         """The same for a model that was run already, from its outputs on each feed by name."""
-        found = [
-            {name: each[name] for name in known}
-            for each, known in zip(outputs, self._reference, strict=True)
-        ]
-        if not all(np.isfinite(array).all() for each in found for array in each.values()):
-            return float("inf")
-        return divergence(self._reference, found)
+        return divergence(self._reference, outputs)
 
-    def _outputs(self, model: ir.Model) -> list[dict[str, Array]]:
+    def _outputs(self, model: ir.Model) -> Iterator[dict[str, Array]]:
         session = Session.open(model, optimize=True, threads=self.threads, config=_ASLEEP)
-        found = []
         for feed in self.feeds:
             values = zip(self.names, session.run(feed, self.names), strict=True)
-            found.append({n: v for n, v in values if getattr(v, "dtype", None) == np.float32})
-        return found
+            yield {n: v for n, v in values if getattr(v, "dtype", None) == np.float32}
 
 
 def divergence(
-    reference: Sequence[Mapping[str, Array]], candidate: Sequence[Mapping[str, Array]]
+    reference: Sequence[Mapping[str, Array]], candidate: Iterable[Mapping[str, Array]]
 ) -> float:
-    """See Trials.divergence; both have the float outputs of each feed by name."""
+    """See Trials.divergence; `reference` has the float outputs of each feed by name."""
+    found = ({name: each[name] for name in reference[0]} for each in candidate)
     if choose(reference[0]) == "agreement":
         left, right = (
             np.concatenate([next(iter(each.values())) for each in side]).astype(np.float64)
-            for side in (reference, candidate)
+            for side in (reference, found)
         )
-        return _divergence_of_scores(left, right)
-    worst = 0.0
-    for name in reference[0]:
-        signal = noise = 0.0
-        for left, right in ((a[name], b[name]) for a, b in zip(reference, candidate, strict=True)):
-            signal += float(np.square(left, dtype=np.float64).sum())
-            noise += float(np.square(np.subtract(right, left), dtype=np.float64).sum())
-        worst = max(worst, noise / signal if signal else float(noise > 0))
-    return worst
+        return _divergence_of_scores(left, right) if np.isfinite(right).all() else float("inf")
+    signal = dict.fromkeys(reference[0], 0.0)
+    noise = dict.fromkeys(reference[0], 0.0)
+    for wanted, given in zip(reference, found, strict=True):
+        if not _is_finite(given):
+            return float("inf")
+        for name in wanted:
+            signal[name] += float(np.square(wanted[name], dtype=np.float64).sum())
+            missed = np.subtract(given[name], wanted[name])
+            noise[name] += float(np.square(missed, dtype=np.float64).sum())
+    shares = (
+        noise[name] / signal[name] if signal[name] else float(noise[name] > 0) for name in signal
+    )
+    return max(shares, default=0.0)
+
+
+def _is_finite(outputs: Mapping[str, Array]) -> bool:
+    return all(np.isfinite(array).all() for array in outputs.values())
 
 
 def _divergence_of_scores(left: Array, right: Array) -> float:

@@ -27,6 +27,7 @@ from onnxopt.quantize.proof import Proof
 from onnxopt.quantize.records import Choice, QuantPlan
 from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import BACK, Island
+from onnxopt.quantize.spool import Spool
 from onnxopt.quantize.static import Outcome, Progress, Race, Settings, Unseen, Verdict
 from onnxopt.runtime.sessions import Session
 
@@ -255,13 +256,13 @@ class _Run:
         return "float", f"{mode.name} quantization does not pay here: it {pace}"
 
 
-def outputs(model: ir.Model, feeds: Sequence[Feed], threads: int) -> list[Outputs]:
-    """What the model gives for each feed, on the kernels that onnxruntime chooses."""
+def outputs(model: ir.Model, feeds: Sequence[Feed], threads: int) -> Sequence[Outputs]:
+    """What the model gives for each feed, on the kernels that onnxruntime chooses; on disk."""
     if not feeds:
         return []
     with _opened(model, threads) as session:
         names = [output.name for output in session.outputs]
-        return [dict(zip(names, session.run(feed), strict=True)) for feed in feeds]
+        return Spool(dict(zip(names, session.run(feed), strict=True)) for feed in feeds)
 
 
 @contextlib.contextmanager

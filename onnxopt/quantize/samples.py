@@ -14,6 +14,7 @@ from onnxopt.check.feeds import synthesize
 from onnxopt.check.images import Images
 from onnxopt.check.inputs import Feed
 from onnxopt.errors import BadInput
+from onnxopt.quantize.spool import Spool, repeatable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,7 +31,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The user's runs, split: `calibration` is streamed, `held` lies in memory.
+    """The user's runs, split: `calibration` is streamed, `held` and `unseen` lie on disk.
 
     `labels` are those of the held runs, None where there are none. `note` says what was kept
     apart. What the held runs say decides what goes back to float, so that their last score may
@@ -39,10 +40,10 @@ class Samples:
     """
 
     calibration: Iterable[Feed]
-    held: tuple[Feed, ...]
+    held: Sequence[Feed]
     labels: Array | None
     note: str
-    unseen: tuple[Feed, ...] = ()
+    unseen: Sequence[Feed] = ()
     unseen_labels: Array | None = None
 
 
@@ -67,17 +68,14 @@ def split(
     """
     if isinstance(data, Samples):
         return data
-    feeds = _feeds(data, model, batch, preprocess, seed)
-    if isinstance(feeds, Iterator):
-        feeds = list(feeds)
+    feeds = repeatable(_feeds(data, model, batch, preprocess, seed))
     total = 0
-    held: list[Feed] = []
-    unseen: list[Feed] = []
+    held, unseen = Spool(), Spool()
     for total, feed in enumerate(feeds, 1):
         if total % EVERY == 0 and len(held) < MOST_HELD:
-            held.append(feed)
+            held.add(feed)
         elif confirm and _confirms(total) and len(unseen) < MOST_HELD:
-            unseen.append(feed)
+            unseen.add(feed)
     if not total:
         raise BadInput("the data holds no samples", hint="give at least one, better a hundred")
     known = None if labels is None else _by_run(labels, batch, total)
@@ -88,17 +86,17 @@ def split(
     rows = _rows(known, EVERY, EVERY, len(held))
     note = f"{_runs(len(held))} of {total} kept apart to measure on: each fifth"
     if not confirm:
-        return Samples(_others(feeds), tuple(held), rows, note)
+        return Samples(_others(feeds), held, rows, note)
     if total < LEAST_TO_CONFIRM:
         note += (
             f"; what they say decided too, so that the score may flatter: with {LEAST_TO_CONFIRM}"
             " runs some are left that decide nothing"
         )
-        return Samples(_others(feeds), tuple(held), rows, note)
+        return Samples(_others(feeds), held, rows, note)
     note += f"; {len(unseen)} more that decided nothing, to confirm it"
     return Samples(
-        _others(feeds, confirming=True), tuple(held), rows, note,
-        tuple(unseen), _rows(known, *CONFIRMING, len(unseen)),
+        _others(feeds, confirming=True), held, rows, note,
+        unseen, _rows(known, *CONFIRMING, len(unseen)),
     )  # fmt: skip
 
 

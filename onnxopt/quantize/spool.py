@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 from onnxopt.check.inputs import Feed
 from onnxopt.errors import BadInput
@@ -33,11 +34,12 @@ def numbered(feeds: Iterable[Feed], *, expected: int | None = None) -> Iterator[
         )
 
 
-class Spool(Iterable[Feed]):
-    """Feeds in a temporary file, which is gone when this is."""
+class Spool(Sequence[Feed]):
+    """Feeds in a temporary file, which is gone when this is; each is read when it is asked for."""
 
     def __init__(self, feeds: Iterable[Feed] = ()) -> None:
         self._file = tempfile.TemporaryFile(prefix="onnxopt-")  # noqa: SIM115 - closed with self
+        self._starts: list[int] = []
         self._end = 0
         for feed in feeds:
             self.add(feed)
@@ -46,12 +48,25 @@ class Spool(Iterable[Feed]):
         """Write one more behind the others."""
         self._file.seek(self._end)
         pickle.dump(dict(feed), self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._starts.append(self._end)
         self._end = self._file.tell()
 
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, place: int) -> Feed: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Feed, ...]: ...
+    def __getitem__(self, place: int | slice) -> Feed | tuple[Feed, ...]:
+        if isinstance(place, slice):
+            return tuple(self._read(start) for start in self._starts[place])
+        return self._read(self._starts[place])
+
     def __iter__(self) -> Iterator[Feed]:
-        position = 0
-        while position < self._end:
-            self._file.seek(position)
-            feed: Feed = pickle.load(self._file)
-            position = self._file.tell()
-            yield feed
+        return map(self._read, self._starts)
+
+    def _read(self, start: int) -> Feed:
+        self._file.seek(start)
+        feed: Feed = pickle.load(self._file)
+        return feed

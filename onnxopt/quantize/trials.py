@@ -70,14 +70,14 @@ class Noise:
     @classmethod
     def of(cls, reference: Sequence[Outputs], candidate: Sequence[Outputs]) -> Noise:
         """What a candidate's outputs lack, those that are floats added up."""
-        found = np.zeros(len(reference))
-        for name in float_outputs(reference[0]) if reference else ():
-            wanted = [np.asarray(each[name], np.float64) for each in reference]
-            given = [np.asarray(each[name], np.float64) for each in candidate]
-            signal = sum(float(np.square(each).sum()) for each in wanted)
-            noise = [float(np.square(b - a).sum()) for a, b in zip(wanted, given, strict=True)]
-            found += np.asarray(noise) / (signal or 1.0)
-        return cls(found)
+        names = list(float_outputs(reference[0])) if reference else []
+        signal, noise = np.zeros(len(names)), np.zeros((len(reference), len(names)))
+        for row, left, right in zip(noise, reference, candidate, strict=True):
+            for at, name in enumerate(names):
+                wanted = np.asarray(left[name], np.float64)
+                signal[at] += np.square(wanted).sum()
+                row[at] = np.square(np.asarray(right[name], np.float64) - wanted).sum()
+        return cls((noise / np.where(signal, signal, 1.0)).sum(axis=1))
 
     @property
     def decibels(self) -> float:

@@ -17,6 +17,7 @@ from onnxopt.quantize.insert import insert
 from onnxopt.quantize.observe import with_outputs
 from onnxopt.quantize.plan import absorbed_output, make_plan
 from onnxopt.quantize.records import Grid, QuantPlan, Range
+from onnxopt.quantize.spool import Spool
 from onnxopt.quantize.weights import Codes, Statistics, weight_codes
 from onnxopt.rewrite.specs import QuantSpec
 from onnxopt.runtime.sessions import Session
@@ -90,11 +91,11 @@ class Workshop:
         shapes.restore(result)
         return result
 
-    def outputs(self, model: ir.Model, feeds: Iterable[Feed]) -> list[Outputs]:
-        """What the model gives for each feed, on the kernels that onnxruntime chooses."""
+    def outputs(self, model: ir.Model, feeds: Iterable[Feed]) -> Sequence[Outputs]:
+        """What the model gives for each feed, on the kernels that onnxruntime chooses; on disk."""
         session = Session.open(model, optimize=True, threads=self.threads)
         names = [output.name for output in session.outputs]
-        return [dict(zip(names, session.run(feed), strict=True)) for feed in feeds]
+        return Spool(dict(zip(names, session.run(feed), strict=True)) for feed in feeds)
 
     def layer_noise(
         self, quantized: ir.Model, plan: QuantPlan, feeds: Sequence[Feed]
