@@ -17,6 +17,11 @@ class Range:
     low: float
     high: float
 
+    @property
+    def span(self) -> float:
+        """How far it is from one end to the other."""
+        return self.high - self.low
+
     def __or__(self, other: Range) -> Range:
         return Range(min(self.low, other.low), max(self.high, other.high))
 
@@ -28,6 +33,18 @@ class Grid:
     scale: float
     zero_point: int
     dtype: str = "uint8"
+
+    @property
+    def reach(self) -> Range:
+        """The smallest and the largest number that a code stands for."""
+        least, most = _LIMITS[self.dtype]
+        return Range(
+            (least - self.zero_point) * self.scale,
+            (most - self.zero_point) * self.scale,
+        )
+
+
+_LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +126,7 @@ def _choice(item: Mapping[str, Any]) -> Choice:
 
 def _grid(name: str, item: Mapping[str, Any]) -> Grid:
     scale, zero_point = float(item["scale"]), int(item["zero_point"])
-    limits = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535)}
-    low, high = limits[item["dtype"]]
+    low, high = _LIMITS[item["dtype"]]
     if not (0 < scale < float("inf") and low <= zero_point <= high):
         raise ValueError(f"the grid of {name!r} has scale {scale} and zero point {zero_point}")
     return Grid(scale, zero_point, item["dtype"])

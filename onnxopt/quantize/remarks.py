@@ -6,8 +6,11 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.quantize.correction import uncorrected
-from onnxopt.quantize.records import QuantPlan
+from onnxopt.quantize.records import Grid, QuantPlan
 from onnxopt.quantize.workshop import Workshop
+
+APART = 1.25
+"""From so much on a grid is told of; other samples of the same kind differ by less, mostly."""
 
 
 def left_out(shop: Workshop, plan: QuantPlan) -> tuple[str, ...]:
@@ -27,6 +30,31 @@ def left_out(shop: Workshop, plan: QuantPlan) -> tuple[str, ...]:
             " others few codes: --mode dynamic smooths that, static does not"
         )
     return tuple(notes)
+
+
+def other_grids(shop: Workshop, plan: QuantPlan) -> tuple[str, ...]:
+    """A remark where the grids of a plan are not those that the data at hand asks for.
+
+    They belong to the data that the plan was made with, and to its channels centred on that.
+    """
+    asked = shop.plan().grids
+    apart = {name: _apart(plan.grids[name], asked[name]) for name in plan.grids if name in asked}
+    many = [name for name, times in apart.items() if times > APART]
+    if not many:
+        return ()
+    worst = max(many, key=lambda name: apart[name])
+    return (
+        f"{len(many)} of {len(plan.grids)} grids of the plan are not what this data asks for"
+        f" ({worst} most: {apart[worst]:.1f} times as wide or as narrow, or moved by as much). They"
+        " were made with other data or edited: give that data again, or make the plan anew with"
+        " --plan-only",
+    )
+
+
+def _apart(one: Grid, other: Grid) -> float:
+    """How often the narrower grid fits into what both reach together; 1 for the same."""
+    left, right = one.reach, other.reach
+    return (left | right).span / min(left.span, right.span)
 
 
 def _reads_norm(node: ir.Node) -> bool:

@@ -26,7 +26,7 @@ from onnxopt.quantize.plan import check_plan, check_target
 from onnxopt.quantize.proof import Proof, prove
 from onnxopt.quantize.ready import make_ready
 from onnxopt.quantize.records import QuantPlan, Range
-from onnxopt.quantize.remarks import left_out
+from onnxopt.quantize.remarks import left_out, other_grids
 from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import Candidate, Island, Search, put_back, sensitivities
 from onnxopt.quantize.targets import TARGETS
@@ -347,7 +347,10 @@ class _Run:
                 self._others,
             ),
             trials=self._trials,
-            notes=left_out(self._shop, found.plan),
+            notes=(
+                *(other_grids(self._shop, found.plan) if given else ()),
+                *left_out(self._shop, found.plan),
+            ),
         )
 
     def _verdict(self, found: Candidate, given: bool, race: Race | None) -> tuple[Verdict, str]:

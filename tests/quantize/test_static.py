@@ -178,6 +178,21 @@ def test_an_edited_plan_is_carried_out_as_it_is(
     assert (kernels["out"], kernels["c1"]) == ("float", "QLinearConv")
 
 
+def test_grids_of_a_plan_that_suit_other_data_are_told_of(
+    net: onnx.ModelProto, data: dict[str, Any]
+) -> None:
+    plan = quantize(net, data=data, plan_only=True, threads=1).plan
+    doubled = {name: 2 * array for name, array in data.items()}
+
+    def told(samples: dict[str, Any]) -> list[str]:
+        found = quantize(net, data=samples, plan=plan, max_drop=LOOSE, bench=False, threads=1)
+        return [note for note in found.report.notes if "not what this data asks for" in note]
+
+    assert told(data) == []
+    (note,) = told(doubled)
+    assert "2.0 times" in note and "--plan-only" in note
+
+
 def test_a_plan_for_another_model_is_refused(data: dict[str, Any], net: onnx.ModelProto) -> None:
     plan = QuantPlan.from_json(
         '{"target": "cpu", "grids": {}, "weight_bits": {}, "nodes": [{"node": "nobody",'
