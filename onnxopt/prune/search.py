@@ -43,7 +43,7 @@ _MOST_AT_ONCE = 0.7
 _SAME = 1e-8
 """Noise over signal, or divergence, that is put down to rounding."""
 _TRIALS = 40
-_MOST_TRIALS = 128
+_MOST_TRIALS = 256
 _LIGHT = 2e8
 """Multiply-accumulates below which a run is cheap enough for more trials."""
 

@@ -19,9 +19,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SCALES = (1.0, *np.geomspace(0.5, 2.5, 33))
 
-TEMPERATURE = 2.0
-"""Scores of classes are divided by it. Without that a few samples that the model is unsure of make
-up most of a divergence: what is chosen by forty photos then does not hold for other ones."""
+SOFTNESS = 0.5
+"""Scores of classes are divided by a temperature at which the model's own answers have this share
+of the entropy that they could have. Where a model is sure of nearly all samples, the few others
+make up most of a divergence: what is chosen by forty photos then does not hold for other ones."""
+_MOST_TEMPERATURE = 64.0
 _ASLEEP = {"session.intra_op.allow_spinning": "0"}
 
 
@@ -38,19 +40,20 @@ class Trials:
                 "the model's outputs hold NaN or infinities on the data",
                 hint="look at the data, or at the model with `onnxopt validate`",
             )
+        self._heat = _heat_of(self._reference)
 
     def divergence(self, model: ir.Model) -> float:
         """How far the outputs of `model` are from the reference's; infinite where they are NaN.
 
-        For scores of classes the Kullback-Leibler divergence in nats a row, at TEMPERATURE and the
-        scale of the scores that suits best (a common scale changes no class); else noise over
-        signal.
+        For scores of classes the Kullback-Leibler divergence in nats a row, softened (SOFTNESS) and
+        at the scale of the scores that suits best (a common scale changes no class); else noise
+        over signal.
         """
         return self.distance(self._outputs(model))
 
     def distance(self, outputs: Iterable[Feed]) -> float:
         """The same for a model that was run already, from its outputs on each feed by name."""
-        return divergence(self._reference, outputs)
+        return divergence(self._reference, outputs, heat=self._heat)
 
     def _outputs(self, model: ir.Model) -> Iterator[dict[str, Array]]:
         session = Session.open(model, optimize=True, threads=self.threads, config=_ASLEEP)
@@ -60,16 +63,21 @@ class Trials:
 
 
 def divergence(
-    reference: Sequence[Mapping[str, Array]], candidate: Iterable[Mapping[str, Array]]
+    reference: Sequence[Mapping[str, Array]],
+    candidate: Iterable[Mapping[str, Array]],
+    *,
+    heat: float | None = None,
 ) -> float:
-    """See Trials.divergence; `reference` has the float outputs of each feed by name."""
+    """See Trials.divergence; `reference` has the float outputs of each feed by name.
+
+    `heat` is the temperature for its scores of classes where that is known already.
+    """
     found = ({name: each[name] for name in reference[0]} for each in candidate)
-    if choose(reference[0]) == "agreement":
-        left, right = (
-            np.concatenate([next(iter(each.values())) for each in side]).astype(np.float64)
-            for side in (reference, found)
-        )
-        return _divergence_of_scores(left, right) if np.isfinite(right).all() else float("inf")
+    heat = heat or _heat_of(reference)
+    if heat is not None:
+        left, right = _scores(reference), _scores(found)
+        finite = np.isfinite(right).all()
+        return _divergence_of_scores(left, right, heat) if finite else float("inf")
     signal = dict.fromkeys(reference[0], 0.0)
     noise = dict.fromkeys(reference[0], 0.0)
     for wanted, given in zip(reference, found, strict=True):
@@ -89,16 +97,45 @@ def _is_finite(outputs: Mapping[str, Array]) -> bool:
     return all(np.isfinite(array).all() for array in outputs.values())
 
 
-def _divergence_of_scores(left: Array, right: Array) -> float:
-    if (left >= 0).all() and np.allclose(left.sum(axis=1), 1, atol=1e-3):
-        left, right = (np.log(side.clip(1e-9)) for side in (left, right))
-    left, right = left / TEMPERATURE, right / TEMPERATURE
+def _heat_of(outputs: Sequence[Mapping[str, Array]]) -> float | None:
+    """The temperature for scores of classes; None for other outputs."""
+    return temperature(_scores(outputs)) if choose(outputs[0]) == "agreement" else None
+
+
+def _scores(outputs: Iterable[Mapping[str, Array]]) -> Array:
+    """Scores of classes of all samples, logarithms where they are probabilities."""
+    found = np.concatenate([next(iter(each.values())) for each in outputs]).astype(np.float64)
+    if (found >= 0).all() and np.allclose(found.sum(axis=1), 1, atol=1e-3):
+        found = np.log(found.clip(1e-9))
+    return found
+
+
+def _divergence_of_scores(left: Array, right: Array, heat: float) -> float:
+    left, right = left / heat, right / heat
     wanted = _log_softmax(left)
     shares = np.exp(wanted)
     return min(
         float((shares * (wanted - _log_softmax(scale * right))).sum(axis=1).mean())
         for scale in _SCALES
     )
+
+
+def temperature(scores: Array) -> float:
+    """What to divide scores of classes by, float64 [samples, classes]; see SOFTNESS. 1 at least."""
+    low, high = 1.0, _MOST_TEMPERATURE
+    wanted = SOFTNESS * np.log(scores.shape[1])
+    if _entropy(scores) >= wanted:
+        return low
+    while high / low > 1.001:
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if _entropy(scores / middle) >= wanted else (middle, high)
+    return high
+
+
+def _entropy(scores: Array) -> float:
+    """In nats, the mean over the samples."""
+    logarithms = _log_softmax(scores)
+    return float(-(np.exp(logarithms) * logarithms).sum(axis=1).mean())
 
 
 def _log_softmax(scores: Array) -> Array:
