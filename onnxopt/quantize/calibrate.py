@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from onnxopt import ops
 from onnxopt.check.inputs import Feed
 from onnxopt.errors import BadInput, RuntimeFailed
+from onnxopt.quantize.ahead import in_order, runs_at_once
 from onnxopt.quantize.cache import Store
 from onnxopt.quantize.clipping import METHODS, WITH_HISTOGRAM, clipping
 from onnxopt.quantize.observe import (
@@ -31,6 +33,8 @@ from onnxopt.quantize.tally import Reading, Tally
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress: TypeAlias = "Callable[[float, str], None]"
 """Called with the share that is done, 0 where it is not known, and a word on what is going on."""
+
+Values: TypeAlias = "Iterator[tuple[str, Array]]"
 
 Follower: TypeAlias = "tuple[str, float, float]"
 """A value that is another one, moved and clipped: its name and the bounds."""
@@ -52,10 +56,10 @@ def collect(
 ) -> dict[str, Range]:
     """The range of each float32 activation of the main graph, by name, in graph order.
 
-    The data is read once; a `cache` reads it once more to know it again. One sample's values are
-    held at a time, and of those as many as fit in `budget_bytes`; small samples run a few at a time
-    where the model is seen to keep them apart. What only moves or clips another value is worked out
-    from that one.
+    The data is read once; a `cache` reads it once more to know it again. The values of one run are
+    held, as many as fit in `budget_bytes`, and with more than one thread those of the next, which
+    runs meanwhile. Small samples run a few at a time where the model is seen to keep them apart.
+    What only moves or clips another value is worked out from that one.
 
     Args:
         model: A float model; it is not changed.
@@ -71,7 +75,7 @@ def collect(
         cache: A folder for what was found, by the content of model and data. An interrupted run
             leaves there what it has, and the next one goes on from there.
         progress: Called before each sample.
-        threads: Threads of onnxruntime inside an operator, 0 for its own choice.
+        threads: Threads to run the model with, 0 for as many as there are processors.
         budget_bytes: How much one run of the model may hand out.
 
     Raises:
@@ -117,7 +121,8 @@ def _tallies(
     if not missing:
         return tallies
     total = count or (len(feeds) if isinstance(feeds, Sized) else 0)
-    gatherer = _Gatherer(found, missing, tallies, histogram, threads, budget_bytes)
+    at_once = runs_at_once(threads, total)
+    gatherer = _Gatherer(found, missing, tallies, histogram, threads, at_once, budget_bytes)
 
     def waiting() -> Iterator[tuple[int, Feed]]:
         done = min(tallies[name].feeds for name in missing)
@@ -138,6 +143,29 @@ def _tallies(
     return tallies
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Samples that run as one, the number of the first of them, and the call that runs them."""
+
+    first: int
+    group: Sequence[Feed]
+    call: Callable[[], Values]
+
+
+def _values(run: _Run) -> Values | RuntimeFailed:
+    """What a run hands out, or why there is none: the caller knows what to do then."""
+    try:
+        return run.call()
+    except RuntimeFailed as error:
+        return error
+
+
+def _raised(values: Values | RuntimeFailed) -> Values:
+    if isinstance(values, RuntimeFailed):
+        raise values
+    return values
+
+
 class _Gatherer:
     """Runs samples and adds what their values say to the tallies."""
 
@@ -148,40 +176,56 @@ class _Gatherer:
         tallies: dict[str, Tally],
         histogram: bool,
         threads: int,
+        at_once: int,
         budget_bytes: int,
     ) -> None:
         self._tallies = tallies
         self._histogram = histogram
         self._families = followers(found, names)
+        self._at_once = at_once
         self._observer = Observer(
-            found, list(self._families), threads=threads, budget_bytes=budget_bytes
+            found,
+            list(self._families),
+            threads=threads,
+            at_once=at_once,
+            budget_bytes=budget_bytes,
         )
         self._grouping = Grouping(self._observer.inputs, self._extremes)
 
     def gather(self, feeds: Iterable[tuple[int, Feed]]) -> None:
         """Add all samples; those that are in a tally already are left out of it."""
+        with closing(in_order(_values, self._prepared(feeds), self._at_once)) as ran:
+            for run, values in ran:
+                try:
+                    self._add(run.group, run.first, _raised(values))
+                except RuntimeFailed:
+                    if len(run.group) == 1:
+                        raise
+                    self._grouping.give_up()
+                    for number, feed in enumerate(run.group, run.first):
+                        self._add([feed], number, self._observer.rows([feed], number))
+                del run, values
+
+    def _prepared(self, feeds: Iterable[tuple[int, Feed]]) -> Iterator[_Run]:
         for first, group in self._grouping.groups(feeds):
-            try:
-                self._add(group, first)
-            except RuntimeFailed:
-                if len(group) == 1:
-                    raise
-                self._grouping.give_up()
-                for place, feed in enumerate(group):
-                    self._add([feed], first + place)
+            yield _Run(first, group, self._observer.prepared(group, first))
             del group
 
-    def _add(self, group: Sequence[Feed], first: int) -> None:
+    def _add(self, group: Sequence[Feed], first: int, values: Values) -> None:
         readings: dict[str, Reading] = {}
-        for root, rows in self._observer.rows(group, first):
-            reading = Reading.of(rows, histogram=self._histogram)
+        handed = 0
+        for root, rows in values:
+            handed += rows.nbytes
+            bounds = [(low, high) for _, low, high in self._families[root]]
+            reading = Reading.of(rows, histogram=self._histogram, bounds=bounds)
             wrong = reading.not_finite
             if wrong is not None:
                 refuse_not_finite(root, rows[wrong], first + wrong)
             for follower in self._families[root]:
                 self._add_value(follower, rows, reading, first)
-            readings[root] = replace(reading, histogram=None)
-        self._grouping.learn(group, first, readings, self._observer.bytes_a_sample)
+            readings[root] = replace(reading, histogram=None, finer={})
+            del rows
+        self._grouping.learn(group, first, readings, handed // len(group))
 
     def _add_value(self, follower: Follower, rows: Array, own: Reading, first: int) -> None:
         name, low, high = follower

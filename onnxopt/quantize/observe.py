@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnxopt import ops
 from onnxopt.check.inputs import Feed, InputSpec, checked_feed, inputs_of
 from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.passes.shapes import declared_copy, infer
+from onnxopt.quantize.ahead import threads_each
 from onnxopt.quantize.stacking import stack
 from onnxopt.runtime.sessions import Session
 
@@ -101,6 +103,7 @@ class Observer:
         names: Sequence[str],
         *,
         threads: int = 0,
+        at_once: int = 1,
         budget_bytes: int = BUDGET_BYTES,
     ) -> None:
         self._model = found.model
@@ -110,12 +113,12 @@ class Observer:
         self._given = [name for name in names if name in given]
         self._made = [name for name in names if name not in given]
         self._threads = threads
+        self._at_once = at_once
         self._budget = budget_bytes
         self._sessions: dict[tuple[str, ...], Session] = {}
         self._sizing: Session | None = None
         self._largest: dict[str, tuple[int, ...]] = {}
         self._parts: list[tuple[str, ...]] = []
-        self.bytes_a_sample = 0
 
     def arrays(self, feed: Feed, number: int) -> Iterator[tuple[str, Array]]:
         """Each value with its name: float32 arrays, known to be finite.
@@ -142,13 +145,31 @@ class Observer:
             BadInput: A feed does not fit the model, or has no element at all.
             RuntimeFailed: The feeds do not run.
         """
-        checked = [self._checked(feed, first + i) for i, feed in enumerate(feeds)]
-        together = stack(checked)
-        handed = 0
-        for name, array in self._raw(together, first):
-            handed += array.nbytes
-            yield name, _as_rows(array, len(feeds))
-        self.bytes_a_sample = handed // len(feeds)
+        return self.prepared(feeds, first)()
+
+    def prepared(
+        self, feeds: Sequence[Feed], first: int
+    ) -> Callable[[], Iterator[tuple[str, Array]]]:
+        """What gives the same `rows` when it is called, once, and by any thread.
+
+        It runs the model at once, unless the values are handed out in parts: these run when they
+        are asked for.
+
+        Raises:
+            BadInput: A feed does not fit the model, or has no element at all.
+        """
+        feed = stack([self._checked(feed, first + i) for i, feed in enumerate(feeds)])
+        count = len(feeds)
+        parts = self._partition(feed, first)
+        if len(parts) != 1:
+            return lambda: _all_as_rows(self._raw(feed, first), count)
+        (part,), session = parts, self._session(parts[0])
+
+        def run() -> Iterator[tuple[str, Array]]:
+            arrays = self._run(session, feed, list(part), first)
+            return _all_as_rows(chain(self._fed(feed), _handed_out(part, arrays)), count)
+
+        return run
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
@@ -161,13 +182,12 @@ class Observer:
         return feed
 
     def _raw(self, feed: Feed, number: int) -> Iterator[tuple[str, Array]]:
-        for name in self._given:
-            yield name, np.asarray(feed[name])
+        yield from self._fed(feed)
         for part in self._partition(feed, number):
-            arrays = self._run(self._session(part), feed, list(part), number)
-            arrays.reverse()
-            for name in part:
-                yield name, np.asarray(arrays.pop())
+            yield from _handed_out(part, self._run(self._session(part), feed, list(part), number))
+
+    def _fed(self, feed: Feed) -> Iterator[tuple[str, Array]]:
+        return ((name, np.asarray(feed[name])) for name in self._given)
 
     def _partition(self, feed: Feed, number: int) -> list[tuple[str, ...]]:
         """The names in parts whose values are small enough to be handed out together."""
@@ -206,15 +226,18 @@ class Observer:
     def _session(self, part: tuple[str, ...]) -> Session:
         if part not in self._sessions:
             # Several sessions share the weights as long as none packs its own copy of them.
-            config = _SHARING if len(self._parts) > 1 else _ASLEEP
+            alone = len(self._parts) > 1
             self._sessions[part] = Session.open(
-                with_outputs(self._model, part), optimize=True, threads=self._threads, config=config
+                with_outputs(self._model, part),
+                optimize=True,
+                threads=self._threads if alone else threads_each(self._threads, self._at_once),
+                config=_SHARING if alone else _ASLEEP,
             )
         return self._sessions[part]
 
     def _run(self, session: Session, feed: Feed, names: list[str], number: int) -> list[Any]:
         try:
-            return session.run(feed, names)
+            return session.run_shared(feed, names)
         except RuntimeFailed as error:
             raise RuntimeFailed(
                 f"sample {number}: {error.message}", hint="check its sizes against the model"
@@ -339,6 +362,19 @@ def refuse_not_finite(name: str, array: Array, number: int) -> None:
             f"the value {name!r} holds {what} in sample {number}",
             hint="look at the sample; if the model means it so (a mask), leave the value out",
         )
+
+
+def _handed_out(names: Sequence[str], arrays: list[Any]) -> Iterator[tuple[str, Array]]:
+    """Each name with its array, which is not kept when the next one is asked for."""
+    arrays.reverse()
+    for name in names:
+        yield name, np.asarray(arrays.pop())
+
+
+def _all_as_rows(values: Iterable[tuple[str, Array]], count: int) -> Iterator[tuple[str, Array]]:
+    for name, array in values:
+        yield name, _as_rows(array, count)
+        del array
 
 
 def _as_rows(array: Array, count: int) -> Array:

@@ -17,7 +17,7 @@ Read = Callable[[Sequence[Feed], int], Mapping[str, Reading]]
 
 MOST = 16
 """So many samples run as one, and no more than hand out `MOST_BYTES` together."""
-MOST_BYTES = 32 << 20
+MOST_BYTES = 24 << 20
 
 # Kernels round differently when they see more rows.
 _ALIKE = 1e-3

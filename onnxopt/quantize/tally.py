@@ -8,8 +8,9 @@ add up to the tally of the whole, bin for bin.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ BINS = 1 << 11
 
 _FINEST = -110
 _CHUNK = 1 << 16
+_FINER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class Reading:
 
     `lows` and `highs`, float64, are the smallest and the largest element of each sample, `low` and
     `high` those of all; they are empty, or infinite the wrong way round, where the value is.
+    `finer` has histograms by their exponent in which what lies beyond the bins is in the outermost.
     """
 
     feeds: int
@@ -155,19 +158,24 @@ class Reading:
     low: float
     high: float
     histogram: Histogram | None = None
+    finer: Mapping[int, Histogram] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Array, *, histogram: bool) -> Reading:
-        """The reading of a float32 array [samples, elements]."""
+    def of(
+        cls, rows: Array, *, histogram: bool, bounds: Iterable[tuple[float, float]] = ()
+    ) -> Reading:
+        """The reading of a float32 array [samples, elements] that may be `clipped` to `bounds`."""
         if rows.size == 0:
             none, empty = np.zeros(0), Histogram(_FINEST, _no_counts()) if histogram else None
             return cls(len(rows), none, none, math.inf, -math.inf, empty)
         lows, highs = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
         low, high = float(lows.min()), float(highs.max())
-        counted = None
-        if histogram and math.isfinite(low) and math.isfinite(high):
-            counted = _histogram(rows, low, high)
-        return cls(len(rows), lows, highs, low, high, counted)
+        if not (histogram and math.isfinite(low) and math.isfinite(high)):
+            return cls(len(rows), lows, highs, low, high)
+        exponent = _exponent(low, high)
+        ends = (_clipped(low, high, *each) for each in bounds)
+        finer = _histograms(rows, exponent, {_exponent(*each) for each in ends})
+        return cls(len(rows), lows, highs, low, high, finer.pop(exponent), finer)
 
     @property
     def not_finite(self) -> int | None:
@@ -178,13 +186,16 @@ class Reading:
         return int(found[0])
 
     def clipped(self, low: float, high: float) -> Reading | None:
-        """The same after clipping; None where it would want other bins."""
+        """The same after clipping; None where it would want bins that there are none of."""
         if self.lows.size == 0 or (low == -math.inf and high == math.inf):
             return self
-        least, most = (max(low, min(high, end)) for end in (self.low, self.high))
+        least, most = _clipped(self.low, self.high, low, high)
         counted = self.histogram
         if counted is not None:
-            if counted.exponent != _exponent(least, most):
+            exponent = _exponent(least, most)
+            if exponent != counted.exponent:
+                counted = self.finer.get(exponent)
+            if counted is None:
                 return None
             counted = counted.clipped(low, high)
         lows, highs = (np.maximum(low, np.minimum(high, each)) for each in (self.lows, self.highs))
@@ -205,19 +216,65 @@ class Reading:
         )
 
 
-def _histogram(array: Array, low: float, high: float) -> Histogram:
-    exponent = _exponent(low, high)
-    factor, middle = np.float32(math.ldexp(1.0, -exponent)), np.float32(BINS)
-    counts = _no_counts()
+def _histograms(array: Array, exponent: int, finer: Iterable[int]) -> dict[int, Histogram]:
+    """The histograms with this exponent and with those of `finer` that one count can give."""
+    # More bins than elements would take longer than to count again.
+    least = exponent - min(_FINER, max(0, (array.size // (2 * BINS)).bit_length() - 1))
+    wanted = {exponent, *(each for each in finer if each >= least)}
+    found: dict[int, Histogram] = {}
+    counts = _counts(array, min(wanted), BINS << (exponent - min(wanted)))
+    for each in range(min(wanted), exponent + 1):
+        if each in wanted:
+            found[each] = Histogram(each, _inner(counts))
+        counts = counts[::2] + counts[1::2]
+    return found
+
+
+def _counts(array: Array, exponent: int, bins: int) -> Array:
+    """How many elements lie in each of 2 * bins bins around zero, int64; none lies beyond."""
+    factor, middle = np.float32(math.ldexp(1.0, -exponent)), np.float32(bins)
+    counts = np.zeros(2 * bins, np.int64)
     flat = array.reshape(-1)
     # Parts that fit in the processor's cache: a whole tensor would go to memory and back thrice.
     for start in range(0, flat.size, _CHUNK):
-        scaled = flat[start : start + _CHUNK] * factor
+        part = flat[start : start + _CHUNK]
+        scaled, narrow, index = (
+            each[: part.size] for each in (_ROOM.scaled, _ROOM.narrow, _ROOM.index)
+        )
+        np.multiply(part, factor, out=scaled)
         # Without it the sum would round what lies close below an edge up to it.
         np.floor(scaled, out=scaled)
-        scaled += middle
-        counts += np.bincount(scaled.astype(np.int32), minlength=2 * BINS)
-    return Histogram(exponent, counts)
+        np.add(scaled, middle, out=scaled)
+        # Straight to the wide type takes longer.
+        np.copyto(narrow, scaled, casting="unsafe")
+        np.copyto(index, narrow)
+        counts += np.bincount(index, minlength=2 * bins)
+    return counts
+
+
+class _Room(threading.local):
+    """Where a part of an array is counted: fresh memory for each would take as long again."""
+
+    def __init__(self) -> None:
+        self.scaled = np.empty(_CHUNK, np.float32)
+        self.narrow = np.empty(_CHUNK, np.int32)
+        self.index = np.empty(_CHUNK, np.intp)
+
+
+_ROOM = _Room()
+
+
+def _inner(counts: Array) -> Array:
+    """The 2 * BINS bins around zero, the outermost with what lies beyond them."""
+    start = counts.size // 2 - BINS
+    inner: Array = counts[start : start + 2 * BINS].copy()
+    inner[0] += counts[:start].sum()
+    inner[-1] += counts[start + 2 * BINS :].sum()
+    return inner
+
+
+def _clipped(least: float, most: float, low: float, high: float) -> tuple[float, float]:
+    return max(low, min(high, least)), max(low, min(high, most))
 
 
 def _exponent(low: float, high: float) -> int:

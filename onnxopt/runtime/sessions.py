@@ -154,6 +154,29 @@ class Session:
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise RuntimeFailed(f"onnxruntime can't run the model: {first_line(error)}") from error
 
+    def run_shared(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> list[Value]:
+        """As `run`, but numeric tensors are read-only arrays over onnxruntime's own memory.
+
+        Nothing is copied, and what an array holds is free for the next run once it is gone.
+
+        Raises:
+            RuntimeFailed: onnxruntime refuses the feeds or fails while running.
+        """
+        kinds = {signature.name: signature for signature in (*self.inputs, *self.outputs)}
+        names = [*feeds, *outputs]
+        plain = all(isinstance(value, np.ndarray) for value in feeds.values())
+        if not plain or not all(_is_numeric(kinds.get(name)) for name in names):
+            return self.run(feeds, outputs)
+        try:
+            boxed = {name: _to_ort_value(value) for name, value in feeds.items()}
+            results = self.native.run_with_ort_values(list(outputs), boxed)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise RuntimeFailed(f"onnxruntime can't run the model: {first_line(error)}") from error
+        dtypes = [numpy_dtype(kinds[name].element) for name in outputs]
+        return [
+            np.asarray(_Memory(value, dtype)) for value, dtype in zip(results, dtypes, strict=True)
+        ]
+
     def _run_special(
         self, names: list[str], special: list[str], given: Mapping[str, Any]
     ) -> list[Value]:
@@ -164,6 +187,19 @@ class Session:
         if plain:
             values |= zip(plain, self.native.run(plain, dict(given)), strict=True)
         return [values[name] for name in names]
+
+
+class _Memory:
+    """What numpy asks for to lay an array over a value, which lives as long as the array."""
+
+    def __init__(self, value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> None:
+        self._value = value
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(value.shape()),
+            "typestr": dtype.str,
+            "data": (value.data_ptr(), True),
+        }
 
 
 def evaluate(
@@ -283,6 +319,15 @@ def _is_special(signature: Signature | None) -> bool:
         signature is not None
         and signature.is_tensor
         and _NUMPY_LACKS.fullmatch(signature.element) is not None
+    )
+
+
+def _is_numeric(signature: Signature | None) -> bool:
+    return (
+        signature is not None
+        and signature.is_tensor
+        and signature.element != "string"
+        and not _is_special(signature)
     )
 
 

@@ -36,8 +36,8 @@ def rows(*numbers: tuple[float, ...]) -> list[dict[str, Any]]:
     return [{"x": np.array([row], np.float32)} for row in numbers]
 
 
-def ranges(text: str, feeds: Any, **options: Any) -> dict[str, Range]:
-    return collect(load(text), feeds, threads=1, **options)
+def ranges(text: str, feeds: Any, threads: int = 1, **options: Any) -> dict[str, Range]:
+    return collect(load(text), feeds, threads=threads, **options)
 
 
 def test_every_value_between_nodes_has_its_range_and_weights_have_none() -> None:
@@ -175,10 +175,11 @@ def test_the_model_stays_as_it_was() -> None:
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_named_with_its_sample(bad: float) -> None:
+def test_a_value_that_is_not_finite_is_named_with_its_sample(bad: float, threads: int) -> None:
     with pytest.raises(BadInput, match=r"'x' holds (NaN|an infinity) in sample 2"):
-        ranges(CHAIN, rows((1, 1), (1, bad)))
+        ranges(CHAIN, rows((1, 1), (1, bad), (1, 1), (1, 1)), threads)
 
 
 def test_an_overflow_inside_the_model_is_named() -> None:
@@ -234,8 +235,9 @@ def test_a_name_that_is_nearly_right_is_guessed() -> None:
         ranges(text, [], tensors=["hiden"])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_ctrl_c_keeps_what_is_done(method: str, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_done(method: str, threads: int, tmp_path: Path) -> None:
     feeds = rows((1, 1), (-2, 4), (3, -7))
     seen: list[str] = []
 
@@ -245,8 +247,8 @@ def test_ctrl_c_keeps_what_is_done(method: str, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ranges(CHAIN, feeds, method=method, cache=tmp_path, progress=interrupt)
-    found = ranges(CHAIN, feeds, method=method, cache=tmp_path, progress=interrupt)
+        ranges(CHAIN, feeds, threads, method=method, cache=tmp_path, progress=interrupt)
+    found = ranges(CHAIN, feeds, threads, method=method, cache=tmp_path, progress=interrupt)
     assert seen[3:] == ["calibrating, sample 3"]
     assert found == ranges(CHAIN, feeds, method=method)
 
@@ -255,16 +257,17 @@ def test_an_interrupt_between_two_values_counts_no_sample_twice(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     feeds = rows((1, 1), (-2, 4), (3, -7))
-    true_rows = Observer.rows
+    true_prepared = Observer.prepared
 
-    def cut_short(self: Observer, feeds: Any, first: int) -> Iterator[Any]:
-        arrays = true_rows(self, feeds, first)
-        yield next(arrays)
-        if first == 2:
-            raise KeyboardInterrupt
-        yield from arrays
+    def cut_short(values: Iterator[Any]) -> Iterator[Any]:
+        yield next(values)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Observer, "rows", cut_short)
+    def prepared(self: Observer, feeds: Any, first: int) -> Any:
+        call = true_prepared(self, feeds, first)
+        return (lambda: cut_short(call())) if first == 2 else call
+
+    monkeypatch.setattr(Observer, "prepared", prepared)
     with pytest.raises(KeyboardInterrupt):
         ranges(CHAIN, feeds, method="average", cache=tmp_path)
     monkeypatch.undo()
@@ -276,7 +279,7 @@ def test_ranges_are_found_again_by_content(tmp_path: Path, monkeypatch: Any) -> 
     feeds = rows((1, 1), (-2, 4))
     first = ranges(CHAIN, feeds, method="mse", cache=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 1
-    monkeypatch.setattr(Observer, "rows", lambda *_: pytest.fail("the model ran again"))
+    monkeypatch.setattr(Observer, "prepared", lambda *_: pytest.fail("the model ran again"))
     assert ranges(CHAIN, feeds, method="mse", cache=tmp_path) == first
     # Every method reads the same tallies.
     assert ranges(CHAIN, iter(feeds), method="minmax", cache=tmp_path)["x"] == Range(-2, 4)
@@ -342,13 +345,13 @@ def test_memory_holds_no_more_than_a_group_of_samples() -> None:
 def counted_runs(monkeypatch: Any) -> list[int]:
     """How many samples each run takes, one after the other."""
     seen: list[int] = []
-    true_rows = Observer.rows
+    true_prepared = Observer.prepared
 
-    def counting(self: Observer, feeds: Any, first: int) -> Iterator[Any]:
+    def counting(self: Observer, feeds: Any, first: int) -> Any:
         seen.append(len(feeds))
-        return true_rows(self, feeds, first)
+        return true_prepared(self, feeds, first)
 
-    monkeypatch.setattr(Observer, "rows", counting)
+    monkeypatch.setattr(Observer, "prepared", counting)
     return seen
 
 
@@ -361,6 +364,17 @@ def test_samples_run_together_where_that_changes_nothing(method: str, monkeypatc
     assert ranges(CHAIN, feeds, method=method) == fixed
     # Two alone, the same two as one to compare, then groups.
     assert seen == [1, 1, 2, MOST, MOST, 40 - 2 - 2 * MOST]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("budget", [1, 1 << 20])
+def test_runs_in_threads_find_the_same(method: str, budget: int) -> None:
+    random = np.random.default_rng(0)
+    feeds = [
+        {"x": random.standard_normal((1 + i % 3 // 2, 2)).astype(np.float32)} for i in range(50)
+    ]
+    alone = ranges(CHAIN, feeds, method=method, budget_bytes=budget)
+    assert ranges(CHAIN, feeds, 2, method=method, budget_bytes=budget) == alone
 
 
 def test_samples_that_a_model_mixes_run_alone(monkeypatch: Any) -> None:
@@ -390,6 +404,8 @@ def test_a_group_that_does_not_run_is_run_one_by_one(monkeypatch: Any) -> None:
     # There are two rows to add: a third sample has none.
     text = """g (float[N,2] x) => (float[K,2] y) <float[2,2] w = {1.0, 2.0, 1.0, 2.0},
     int64[1] zero = {0}> { n = Shape<end = 1>(x) r = Slice(w, zero, n) y = Add(x, r) }"""
+    feeds = rows(*[(i, i) for i in range(6)])
     seen = counted_runs(monkeypatch)
-    assert ranges(text, rows(*[(i, i) for i in range(6)]))["y"] == Range(1, 7)
+    assert ranges(text, feeds)["y"] == Range(1, 7)
     assert seen == [1, 1, 2, 4, 1, 1, 1, 1]
+    assert ranges(text, feeds, 2)["y"] == Range(1, 7)

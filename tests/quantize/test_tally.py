@@ -98,3 +98,21 @@ def test_the_sample_that_is_not_finite_is_told() -> None:
     rows = np.array([[1, 2], [3, 4], [5, np.nan]], np.float32)
     assert Reading.of(rows, histogram=True).not_finite == 2
     assert Reading.of(rows[:2], histogram=True).not_finite is None
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 6.0), (0.0, math.inf), (-2.0, 2.0), (-0.01, 0.01)])
+@pytest.mark.parametrize("size", [100, 1 << 17])
+def test_clipping_a_reading_gives_the_reading_of_what_is_clipped(
+    bounds: tuple[float, float], size: int
+) -> None:
+    rows = (np.random.default_rng(0).standard_normal((2, size)) * 9).astype(np.float32)
+    rows = np.maximum(rows, -30, out=rows)
+    clipped = Reading.of(rows, histogram=True, bounds=[bounds]).clipped(*bounds)
+    wanted = Reading.of(np.clip(rows, *bounds), histogram=True)
+    # Few elements are counted again, and so are those that want far smaller bins.
+    assert (clipped is None) == (bounds[1] == 0.01 or (size == 100 and bounds[1] < math.inf))
+    if clipped is not None:
+        assert clipped.histogram is not None and wanted.histogram is not None
+        assert clipped.histogram.exponent == wanted.histogram.exponent
+        assert np.array_equal(clipped.histogram.counts, wanted.histogram.counts)
+        assert clipped.lows.tolist() == wanted.lows.tolist()

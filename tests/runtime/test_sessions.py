@@ -160,6 +160,32 @@ def test_only_the_outputs_asked_for_in_the_order_asked():
     assert [v.item() for v in session.run({"x": np.float32([2])}, ["a"])] == [-2]
 
 
+@pytest.mark.parametrize("rows", [[], [1, 2]])
+def test_shared_outputs_are_those_of_a_run_and_outlive_it(rows):
+    session = Session.open(proto(ADD), optimize=False, threads=1)
+    (first,) = session.run_shared({"x": np.float32(rows)}, ["y"])
+    session.run_shared({"x": np.float32(rows) * 9}, ["y"])
+    del session
+    assert first.tolist() == [row + 1 for row in rows]
+    assert first.dtype == np.float32
+    assert first.flags.writeable == (not rows)
+
+
+def test_shared_outputs_that_numpy_has_no_type_for_are_copied():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n] x) => (bfloat16[n] y) { y = Cast<to = 16>(x) }"""
+    session = Session.open(proto(text), optimize=False, threads=1)
+    (found,) = session.run_shared({"x": np.float32([1, 2])}, ["y"])
+    assert found.astype(np.float32).tolist() == [1, 2]
+
+
+def test_a_wrong_size_is_told_where_outputs_are_shared():
+    text = ADD.replace("float[n] x", "float[3] x")
+    session = Session.open(proto(text), optimize=False, threads=1)
+    with pytest.raises(RuntimeFailed, match="Got: 2 Expected: 3"):
+        session.run_shared({"x": np.float32([1, 2])}, ["y"])
+
+
 def test_optimizations_are_on_only_where_asked():
     def level(optimize: bool) -> str:
         session = Session.open(proto(ADD), optimize=optimize, threads=1)
