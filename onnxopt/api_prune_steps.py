@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from onnxopt.bench.cost import Cost, cost_at, macs_by_node
 from onnxopt.bench.race import race
 from onnxopt.bench.timing import Timing
 from onnxopt.check.feeds import synthesize
+from onnxopt.check.inputs import Feed
 from onnxopt.check.metric import Score
 from onnxopt.distill.door import require_torch
 from onnxopt.distill.settings import HELD
@@ -24,6 +25,7 @@ from onnxopt.prune import request, search
 from onnxopt.prune.explain import Explanation
 from onnxopt.prune.explain import explain as explain_groups
 from onnxopt.prune.matrices import named
+from onnxopt.prune.mirror import with_mirrored
 from onnxopt.prune.plan import PrunePlan, nothing_left
 from onnxopt.prune.trial import Trials
 from onnxopt.prune.unpad import Unpadded
@@ -99,11 +101,15 @@ class Run:
         weights = self._macs(subject.model)
         explanation = explain_groups(subject.model, subject.groups, weights)
         nothing_left(subject.groups, subject.model)
-        moments, trials, calibration = {}, None, Unpadded.of((), model)
+        moments, trials = {}, None
+        calibration: Iterable[Feed] = ()
         if split is not None and search.needs_data(settings):
             count = search.trial_count(sum(weights.values()))
             held = Spool(Unpadded.of(islice(split.held, count), model))
             calibration = Unpadded.of(split.calibration, model)
+            calibration = with_mirrored(
+                calibration, split.held, subject.model, threads=settings.threads
+            )
             trials = Trials(subject.model, held, threads=settings.threads)
             moments = search.moments_of(subject, calibration, threads=settings.threads, say=say)
             subject, moments = search.aligned(subject, moments, held[:_PROOFS], settings)

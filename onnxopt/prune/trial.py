@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SCALES = (1.0, *np.geomspace(0.5, 2.5, 33))
 
-SOFTNESS = 0.5
+SOFTNESS = 0.75
 """Scores of classes are divided by a temperature at which the model's own answers have this share
 of the entropy that they could have. Where a model is sure of nearly all samples, the few others
 make up most of a divergence: what is chosen by forty photos then does not hold for other ones."""
