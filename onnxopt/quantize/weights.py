@@ -147,7 +147,7 @@ class _Job:
         else:
             order = kernel_order(weight.shape, op_type, self.axis)
             # The input's own rounding adds its variance to what an error of the weights meets.
-            second = moments.centred if self.corrected else moments.second
+            second = moments.shrunk(moments.centred if self.corrected else moments.second)
             second = second[:, order][:, :, order]
             second = second + np.eye(len(order)) * self.step**2 / 12
             groups = (len(second), len(rows) // len(second))

@@ -15,6 +15,7 @@ from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
 from onnxopt.quantize.correction import correct_biases
+from onnxopt.quantize.covariance import Covariance
 from onnxopt.quantize.insert import insert
 from onnxopt.quantize.plan import make_plan
 from onnxopt.quantize.saturation import kernel_rows, saturates
@@ -198,3 +199,19 @@ def test_a_product_without_a_bias_to_correct_is_rounded_with_its_means() -> None
     case = Case(text, 32, 5, last=True)
     alone, followed = case.prepared("rounding")[0], case.prepared("rounding", "bias")[0]
     assert (alone["m"][0] == followed["m"][0]).all()
+
+
+def test_what_few_vectors_have_in_common_does_not_move_codes(network: Case) -> None:
+    size = 8 * 3 * 3
+    pairs = np.kron(np.eye(size // 2), [[1, 0.999], [0.999, 1]])[None]
+    found = {}
+    for count in (1, 1_000_000):
+        moments = {"c1": Covariance(pairs, np.zeros((1, size)), count)}
+        statistics = Statistics(network.ranges, moments, network.feeds)
+        codes, _ = prepare_weights(
+            network.model, network.plan, SPECS, statistics, methods=("rounding",), threads=1
+        )
+        found[count] = codes["c1"][0].astype(int)
+    nearest = network.prepared()[0]["c1"][0].astype(int)
+    moved = {count: (codes != nearest).mean() for count, codes in found.items()}
+    assert moved[1] < 0.01 and moved[1_000_000] > 0.1
