@@ -15,7 +15,8 @@ from onnxopt.api_steps import Asked, Choices, Judge, Run
 from onnxopt.arguments import FIRST, Progress, budget, explained, keywords
 from onnxopt.check.metric import metric as metric_of
 from onnxopt.errors import BadInput
-from onnxopt.quantize import samples, static
+from onnxopt.quantize import samples
+from onnxopt.quantize.subject import refuse
 from onnxopt.report.compression import CompressionReport
 from onnxopt.report.record import Versions
 
@@ -97,7 +98,7 @@ def compress(
     )  # fmt: skip
     original = call.load()
     if asked.quantize is not None:
-        static.refuse(original)
+        refuse(original)
     fresh = call.optimized(**asked.optimize)
     split = call.split(fresh.model)
     assert split is not None

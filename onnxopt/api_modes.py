@@ -17,7 +17,7 @@ from onnxopt.bench.timing import Timing
 from onnxopt.check.feeds import synthesize
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
-from onnxopt.quantize import samples, static
+from onnxopt.quantize import samples, static, subject
 from onnxopt.quantize.auto import fitting
 from onnxopt.quantize.code_modes import (
     DYNAMIC_TARGETS,
@@ -102,7 +102,7 @@ def refuse(model: ir.Model, request: Request) -> None:
         refuse_half(mode, target)
         refuse_types(model, mode)
         return
-    static.refuse(model)
+    subject.refuse(model)
     if mode == "static":
         # Nobody should wait for the rewriting to be told this.
         samples.require(request.call.data.source)

@@ -14,8 +14,21 @@ from onnxopt.passes import shapes
 from onnxopt.prune.apply import remove
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.oracle import zeroed
+from onnxopt.prune.products import Product, products, separate
 from onnxopt.prune.records import Group, Removal
 from onnxopt.runtime.sessions import evaluate
+
+RESIDUAL = """g (float[N,4,6,6] x) => (float[N,8,6,6] y) {
+    [stem] a = Conv(x, w0, b0)
+    [up] c0 = Conv<pads=[1,1,1,1]>(a, w1, b1)
+    c = Relu(c0)
+    [down] d = Conv(c, w2, b2)
+    s = Add(a, d)
+    [up2] e0 = Conv(s, w3, b3)
+    e = Relu(e0)
+    [down2] f = Conv<pads=[1,1,1,1]>(e, w4, b4)
+    y = Add(s, f)
+}"""
 
 
 def drawn(text: str, opset: int = 20, **weights: Any) -> ir.Model:
@@ -35,6 +48,17 @@ def drawn(text: str, opset: int = 20, **weights: Any) -> ir.Model:
     model = io.load(proto)
     shapes.infer(model)
     return model
+
+
+def residual() -> tuple[ir.Model, tuple[Group, ...], dict[str, Product]]:
+    """A stem with two branches that are added to it, its groups, and its products by name."""
+    model = drawn(
+        RESIDUAL, w0=(8, 4, 1, 1), b0=8, w1=(16, 8, 3, 3), b1=16, w2=(8, 16, 1, 1), b2=8,
+        w3=(12, 8, 1, 1), b3=12, w4=(8, 12, 3, 3), b4=8,
+    )  # fmt: skip
+    separate(model)
+    groups = find_groups(model)
+    return model, groups, products(model, [group for group in groups if not group.frozen])
 
 
 def prunable(groups: tuple[Group, ...]) -> dict[str, Group]:

@@ -10,7 +10,6 @@ the same, as long as nothing else reads the values and no reader pads them with 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,21 +19,13 @@ from onnxopt import ops
 from onnxopt.check.inputs import Feed
 from onnxopt.quantize.channels import ChannelStatistics, channel_statistics
 from onnxopt.quantize.draft import Draft, drop_unread
+from onnxopt.quantize.stream import Stream, adds_alike
 from onnxopt.rewrite.hit import NodeView
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ENOUGH = 0.97
 """Centring is left where it does not bring the mean squared range below this share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Linear values that are sums of each other, and the products that write and read them."""
-
-    values: tuple[ir.Value, ...]
-    writers: tuple[ir.Node, ...]
-    readers: tuple[ir.Node, ...]
 
 
 def centre_channels(model: ir.Model, feeds: Iterable[Feed], *, threads: int = 0) -> int:
@@ -68,7 +59,7 @@ def centre_channels(model: ir.Model, feeds: Iterable[Feed], *, threads: int = 0)
 
 
 def linear_streams(model: ir.Model) -> list[Stream]:
-    """The streams that can be moved."""
+    """The streams of linear values that can be moved."""
     found = []
     seen: set[ir.Value] = set()
     for node in model.graph:
@@ -172,10 +163,7 @@ def _reads(node: ir.Node, slot: int) -> bool:
 
 
 def _is_sum(node: ir.Node) -> bool:
-    if not ops.is_standard(node, "Add") or any(ops.is_constant(each) for each in node.inputs):
-        return False
-    left, right = NodeView(node).input(0), NodeView(node).input(1)
-    return left is not None and right is not None and left.same_shape(right)
+    return adds_alike(node) and not any(ops.is_constant(each) for each in node.inputs)
 
 
 def _outputs(node: ir.Node) -> int:

@@ -25,6 +25,7 @@ from onnxopt.check.inputs import Feed
 from onnxopt.config import Exactness
 from onnxopt.passes.base import Context, PassResult, Refusal
 from onnxopt.quantize.channels import ChannelStatistics, channel_statistics
+from onnxopt.quantize.stream import Stream, adds_alike
 from onnxopt.rewrite.hit import NodeView
 from onnxopt.rewrite.names import Names
 
@@ -37,16 +38,6 @@ HOMOGENEOUS = frozenset(
 
 MOST = 32.0
 """No channel is scaled by more, up or down, than this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Values that share their channels, the nodes that write them and the nodes that read them."""
-
-    values: tuple[ir.Value, ...]
-    writers: tuple[ir.Node, ...]
-    readers: tuple[ir.Node, ...]
-    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +103,12 @@ def stream_factors(
         if value.name in statistics
     ]
     weights = [_reach(node) for node in stream.readers]
-    if not spans or any(len(span) != stream.channels for span in spans):
-        return np.ones(stream.channels)
+    channels = _channels(stream.writers[0])
+    if not spans or any(len(span) != channels for span in spans):
+        return np.ones(channels)
     activation, weight = _share(spans), _share(weights)
     alive = (activation > 0) & (weight > 0)
-    factors = np.ones(stream.channels)
+    factors = np.ones(channels)
     factors[alive] = weight[alive] ** (1 - strength) / activation[alive] ** strength
     factors[alive] /= np.exp(np.log(factors[alive]).mean()) if alive.any() else 1.0
     return np.asarray(np.clip(factors, 1 / MOST, MOST))
@@ -137,11 +129,7 @@ def streams(model: ir.Model) -> tuple[list[Stream], list[Refusal]]:
         if walk.reason:
             refusals.append(Refusal("equalize", node.name or "", walk.reason))
         elif walk.readers:
-            found.append(
-                Stream(
-                    tuple(walk.values), tuple(walk.writers), tuple(walk.readers), walk.sizes.pop()
-                )
-            )
+            found.append(Stream(tuple(walk.values), tuple(walk.writers), tuple(walk.readers)))
     return found, refusals
 
 
@@ -190,7 +178,7 @@ class _Walk:
         """The values on both sides of a node that a factor passes through."""
         if ops.is_standard(node, *HOMOGENEOUS) and len(node.outputs) == 1:
             return [v for v in (node.inputs[0], node.outputs[0]) if v is not None]
-        if ops.is_standard(node, "Add") and _same_shape(node):
+        if adds_alike(node):
             return [v for v in (*node.inputs, *node.outputs) if v is not None]
         bound = "a Clip cuts scaled channels elsewhere" if node.op_type == "Clip" else ""
         self.reason = self.reason or bound or f"no factor passes through {node.op_type}"
@@ -250,11 +238,6 @@ def _reach(reader: ir.Node) -> Array:
 def _share(rows: Sequence[Array]) -> Array:
     """The largest part of a row's maximum that each channel reaches in any row."""
     return np.asarray(np.max([row / max(row.max(initial=0), 1e-30) for row in rows], axis=0))
-
-
-def _same_shape(node: ir.Node) -> bool:
-    left, right = NodeView(node).input(0), NodeView(node).input(1)
-    return left is not None and right is not None and left.same_shape(right)
 
 
 def _scale_writer(graph: ir.Graph, node: ir.Node, factors: Array, names: Names) -> None:

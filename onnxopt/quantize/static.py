@@ -18,7 +18,6 @@ import onnx_ir as ir
 from onnxopt import ops, registry
 from onnxopt.check.inputs import Feed
 from onnxopt.check.metric import Metric, Outputs, Score, choose, sqnr_db
-from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
 from onnxopt.quantize.costs import Costs, estimated_costs, measured_costs, mixed_names
@@ -29,6 +28,7 @@ from onnxopt.quantize.records import QuantPlan, Range
 from onnxopt.quantize.remarks import left_out, other_grids
 from onnxopt.quantize.samples import Samples
 from onnxopt.quantize.search import Candidate, Island, Search, put_back, sensitivities
+from onnxopt.quantize.subject import PRODUCTS, name_nodes, refuse
 from onnxopt.quantize.targets import TARGETS
 from onnxopt.quantize.trials import Bench, Trial, settle
 from onnxopt.quantize.weights import Statistics
@@ -44,7 +44,6 @@ _TIMED = 1
 _INSIDE = "the products are inside of If, Loop or Scan, where no ranges are observed"
 _MARGINS = 500
 """Calibration samples of which it is asked how near they lie to the borders of classes."""
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,33 +367,3 @@ class _Run:
         if given:
             return "int8", f"the plan was given, and it runs at {speed.speedup:.2f}x only"
         return "float", f"integers do not pay here: they run at {speed.speedup:.2f}x"
-
-
-def refuse(model: ir.Model) -> None:
-    """Raise BadInput for a model that there is nothing to quantize in, saying why."""
-    nodes = list(model.graph.all_nodes())
-    products = [node for node in nodes if ops.is_standard(node, *PRODUCTS)]
-    weights = [value for node in products for value in node.inputs[1:2] if value is not None]
-    made = [value.producer() for value in weights]
-    done = [node for node in made if node is not None and node.op_type == "DequantizeLinear"]
-    integer = [node for node in nodes if node.op_type.startswith(("QLinear", "QGemm"))]
-    if (done or integer) and len(done) == len(weights):
-        raise BadInput("the model is quantized already", hint="quantize the float model")
-    types = {value.dtype for value in weights if value.dtype is not None}
-    if types and ir.DataType.FLOAT not in types:
-        name = sorted(dtype.name.lower() for dtype in types)[0]
-        raise BadInput(
-            f"the model computes in {name}, and only float32 can be quantized",
-            hint="export it in float32",
-        )
-
-
-def name_nodes(model: ir.Model) -> None:
-    """Give each node of the main graph a name of its own: plans go by names."""
-    known: set[str] = set()
-    for place, node in enumerate(model.graph):
-        name = node.name or f"{node.op_type}_{place}"
-        while name in known:
-            name = f"{name}_{place}"
-        known.add(name)
-        node.name = name

@@ -11,7 +11,7 @@ from onnxopt.report.page import Block, Heading, Line, Page, Summary, Table, Tone
 from onnxopt.report.pages import circumstances, optimization_blocks, timing_blocks
 from onnxopt.report.pruning_page import pruning_page
 from onnxopt.report.quantization_page import quantization_page
-from onnxopt.report.record import Versions, to_json
+from onnxopt.report.record import Record, Versions
 from onnxopt.report.stages import Stage, stage_blocks, stage_figures
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class CompressionReport:
+class CompressionReport(Record):
     """What `compress` did to one model.
 
     `stages` are all models on the way, those rolled back too, each scored against the original on
@@ -81,10 +81,6 @@ class CompressionReport:
         if kept is not None and kept.strict and kept.not_integer:
             return False
         return bool(self.kept) or not any(each.missed for each in self.decisions)
-
-    def to_json(self) -> str:
-        """The whole record as one JSON document."""
-        return to_json(self)
 
 
 def compression_page(report: CompressionReport, *, verbose: bool = False) -> Page:

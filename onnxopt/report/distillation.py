@@ -21,7 +21,7 @@ from onnxopt.report.page import (
     section,
     table,
 )
-from onnxopt.report.record import Versions, to_json
+from onnxopt.report.record import Record, Versions
 
 if TYPE_CHECKING:
     from onnxopt.check.metric import Score
@@ -58,7 +58,7 @@ class Pairing:
 
 
 @dataclass(frozen=True, slots=True)
-class DistillReport:
+class DistillReport(Record):
     """What `distill` did to one student.
 
     `stopped` is "done", "early", "interrupted" or "diverged". `before` and `after` say how near
@@ -96,10 +96,6 @@ class DistillReport:
     def passed(self) -> bool:
         """False where the loss was not finite any more."""
         return self.stopped != "diverged"
-
-    def to_json(self) -> str:
-        """The whole record as one JSON document."""
-        return to_json(self)
 
 
 def distillation_page(report: DistillReport, *, verbose: bool = False) -> Page:

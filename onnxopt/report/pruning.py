@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxopt.report.record import Versions, to_json
+from onnxopt.report.record import Record, Versions, holds
 from onnxopt.report.stages import Stage
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneReport:
+class PruneReport(Record):
     """What `prune` did to one model.
 
     `divergences` tell how far the outputs were from the original's after each step of the recovery,
@@ -44,8 +44,4 @@ class PruneReport:
     @property
     def passed(self) -> bool:
         """False where more was lost than `max_drop`."""
-        return self.score is None or self.max_drop is None or self.score.within(self.max_drop)
-
-    def to_json(self) -> str:
-        """The whole record as one JSON document."""
-        return to_json(self)
+        return holds(self.score, self.max_drop)

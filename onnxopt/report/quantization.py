@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxopt import ops
 from onnxopt.quantize.plan import absorbed_output
-from onnxopt.report.record import Versions, to_json
+from onnxopt.report.record import Record, Versions
 from onnxopt.report.stages import Stage, stage_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizationReport:
+class QuantizationReport(Record):
     """What `quantize` did to one model and what it decided.
 
     `mode` is what was done or tried, see quantize.modes. `verdict` is "int8", "int4", "fp16" or
@@ -119,10 +119,6 @@ class QuantizationReport:
         if not self.agrees or self.verdict == "over budget":
             return False
         return not (self.strict and self.not_integer)
-
-    def to_json(self) -> str:
-        """The whole record as one JSON document."""
-        return to_json(self)
 
 
 def stages_of(

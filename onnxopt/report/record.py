@@ -18,6 +18,7 @@ from onnxopt.config import Exactness, Options
 if TYPE_CHECKING:
     from onnxopt.bench.cost import Cost
     from onnxopt.bench.timing import Timing
+    from onnxopt.check.metric import Score
     from onnxopt.check.parity import Parity
     from onnxopt.passes.base import Refusal, Step
 
@@ -41,8 +42,18 @@ class Versions:
         return cls(**packages, python=platform.python_version(), provider=provider, cpu=_cpu_name())
 
 
+class Record:
+    """What is told of a run as a whole."""
+
+    __slots__ = ()
+
+    def to_json(self) -> str:
+        """The whole record as one JSON document (RFC 8259: NaN and infinities become strings)."""
+        return to_json(self)
+
+
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Record):
     """What `optimize` did to one model, and what the result was found to be.
 
     `source` and `output` are paths, or a word in angle brackets for a model in memory; `parity` and
@@ -88,10 +99,6 @@ class Report:
         """True unless the result was found not to agree with the original."""
         return self.parity is None or self.parity.passed
 
-    def to_json(self) -> str:
-        """The whole record as one JSON document (RFC 8259: NaN and infinities become strings)."""
-        return to_json(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Fired:
@@ -120,6 +127,11 @@ def grouped(refusals: Iterable[Refusal]) -> tuple[RefusalGroup, ...]:
         RefusalGroup(subject, reason, tuple(names)) for (subject, reason), names in nodes.items()
     ]
     return tuple(sorted(groups, key=lambda group: (-len(group.nodes), group.subject, group.reason)))
+
+
+def holds(score: Score | None, max_drop: float | None) -> bool:
+    """Whether no more was lost than allowed; where nothing is asked for or known, so it is."""
+    return score is None or max_drop is None or score.within(max_drop)
 
 
 def to_json(record: object) -> str:

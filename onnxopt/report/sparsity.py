@@ -20,7 +20,7 @@ from onnxopt.report.page import (
     table,
 )
 from onnxopt.report.pages import circumstances
-from onnxopt.report.record import Versions, to_json
+from onnxopt.report.record import Record, Versions, holds
 
 if TYPE_CHECKING:
     from onnxopt.check.metric import Score
@@ -34,7 +34,7 @@ NO_GAIN = (
 
 
 @dataclass(frozen=True, slots=True)
-class SparsityReport:
+class SparsityReport(Record):
     """What `sparsify` did to one model.
 
     `sparsity` and `cluster` are what was asked for, `score` is the metric on the samples kept
@@ -61,17 +61,13 @@ class SparsityReport:
     @property
     def passed(self) -> bool:
         """False where more was lost than `max_drop`."""
-        return self.score is None or self.max_drop is None or self.score.within(self.max_drop)
+        return holds(self.score, self.max_drop)
 
     @property
     def zeros(self) -> float:
         """The share of the weights of all products that is 0."""
         total = sum(layer.size for layer in self.layers)
         return sum(layer.zeros for layer in self.layers) / total if total else 0.0
-
-    def to_json(self) -> str:
-        """The whole record as one JSON document."""
-        return to_json(self)
 
 
 def sparsity_page(report: SparsityReport, *, verbose: bool = False) -> Page:

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pruning import drawn
+from pruning import residual
 
 from onnxopt.prune import measure
-from onnxopt.prune.groups import find_groups
 from onnxopt.prune.measure import chosen, menus, without
-from onnxopt.prune.products import products, separate
 from onnxopt.prune.relay import Relay
 from onnxopt.prune.score import orders
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize.covariance import covariances
 
-BRANCHES = """g (float[N,4,6,6] x) => (float[N,8,6,6] y) {
-    [stem] a = Conv(x, w0, b0)
-    [up] c0 = Conv<pads=[1,1,1,1]>(a, w1, b1)
-    c = Relu(c0)
-    [down] d = Conv(c, w2, b2)
-    s = Add(a, d)
-    [up2] e0 = Conv(s, w3, b3)
-    e = Relu(e0)
-    [down2] f = Conv<pads=[1,1,1,1]>(e, w4, b4)
-    y = Add(s, f)
-}"""
-
 
 @pytest.fixture(scope="module")
 def found():
-    model = drawn(
-        BRANCHES, w0=(8, 4, 1, 1), b0=8, w1=(16, 8, 3, 3), b1=16, w2=(8, 16, 1, 1), b2=8,
-        w3=(12, 8, 1, 1), b3=12, w4=(8, 12, 3, 3), b4=8,
-    )  # fmt: skip
-    separate(model)
-    groups = find_groups(model)
-    known = products(model, [group for group in groups if not group.frozen])
+    model, groups, known = residual()
     random = np.random.default_rng(0)
     feeds = [{"x": random.normal(size=(1, 4, 6, 6)).astype(np.float32)} for _ in range(12)]
     moments = covariances(model, feeds, list(known), threads=1)

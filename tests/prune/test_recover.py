@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from pruning import drawn
+from pruning import drawn, residual
 
 from onnxopt.prune.apply import remove
-from onnxopt.prune.groups import find_groups
 from onnxopt.prune.products import Weights, products, separate, targets
 from onnxopt.prune.recover import absorb
 from onnxopt.prune.sequence import refine
 from onnxopt.prune.trial import Tap, Trials
 from onnxopt.quantize.covariance import covariances
-
-RESIDUAL = """g (float[N,4,6,6] x) => (float[N,8,6,6] y) {
-    [stem] a = Conv(x, w0, b0)
-    [up] c0 = Conv<pads=[1,1,1,1]>(a, w1, b1)
-    c = Relu(c0)
-    [down] d = Conv(c, w2, b2)
-    s = Add(a, d)
-    [up2] e0 = Conv(s, w3, b3)
-    e = Relu(e0)
-    [down2] f = Conv<pads=[1,1,1,1]>(e, w4, b4)
-    y = Add(s, f)
-}"""
-
-
-def _residual():
-    model = drawn(
-        RESIDUAL, w0=(8, 4, 1, 1), b0=8, w1=(16, 8, 3, 3), b1=16, w2=(8, 16, 1, 1), b2=8,
-        w3=(12, 8, 1, 1), b3=12, w4=(8, 12, 3, 3), b4=8,
-    )  # fmt: skip
-    separate(model)
-    groups = find_groups(model)
-    return model, groups, products(model, [g for g in groups if not g.frozen])
 
 
 def _feeds(count: int = 24):
@@ -45,7 +22,7 @@ def _feeds(count: int = 24):
 
 
 def test_each_step_brings_the_outputs_nearer() -> None:
-    model, groups, found = _residual()
+    model, groups, found = residual()
     feeds = _feeds()
     moments = covariances(model, feeds, list(found), threads=1)
     removal = {g.name: tuple(range(g.size // 2)) for g in groups if g.size in (12, 16)}
@@ -62,14 +39,14 @@ def test_each_step_brings_the_outputs_nearer() -> None:
 
 
 def test_nothing_removed_is_nothing_changed() -> None:
-    model, groups, found = _residual()
+    model, groups, found = residual()
     feeds = _feeds(4)
     trials = Trials(model, feeds, threads=1)
     assert refine(model, model, found, groups, {}, feeds, trials, threads=1) is model
 
 
 def test_behind_a_residual_sum_the_sum_is_the_target() -> None:
-    model, groups, _ = _residual()
+    model, groups, _ = residual()
     found = products(model, groups)
     assert targets(found["down"], model) == ("s", "a")
     assert targets(found["down2"], model) == ("y", "s")
@@ -77,7 +54,7 @@ def test_behind_a_residual_sum_the_sum_is_the_target() -> None:
 
 
 def test_a_tap_gives_inputs_and_inner_values() -> None:
-    model, _, _ = _residual()
+    model, _, _ = residual()
     feed = _feeds(1)[0]
     found = Tap(model, ["x", "s"], threads=1).run(feed)
     assert np.array_equal(found["x"], feed["x"])
@@ -85,7 +62,7 @@ def test_a_tap_gives_inputs_and_inner_values() -> None:
 
 
 def test_weights_written_back_are_the_same() -> None:
-    model, _, found = _residual()
+    model, _, found = residual()
     before = {v.name: v.const_value.numpy().copy() for v in model.graph.initializers.values()}
     weights = Weights(model)
     for product in found.values():

@@ -22,7 +22,7 @@ from onnxopt.passes import shapes
 from onnxopt.quantize.calibrate import collect
 from onnxopt.quantize.proof import prove
 from onnxopt.quantize.reasons import rule_names
-from onnxopt.quantize.static import name_nodes, refuse
+from onnxopt.quantize.subject import name_nodes, refuse
 from onnxopt.quantize.weights import Statistics
 from onnxopt.quantize.workshop import Workshop
 
