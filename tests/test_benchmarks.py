@@ -252,7 +252,11 @@ def small_zoo(tmp_path: Path) -> Model:
     return Model("cifar_resnet20_ts", folder / "model.onnx")
 
 
-def test_pruners_are_compared_on_accuracy_over_work(small_zoo: Model) -> None:
+def test_pruners_are_compared_on_accuracy_over_work(
+    small_zoo: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "FEW", 10)
+    monkeypatch.setattr(prune, "TENFOLD", 100)
     tools = ("onnxopt", "magnitude, as Torch-Pruning", "none such")
     found = prune.section([small_zoo], seconds=0.5, ratios=[0.6], tools=tools)
     table = {row[1]: dict(zip(prune.COLUMNS, row, strict=True)) for row in found.rows}
@@ -262,6 +266,8 @@ def test_pruners_are_compared_on_accuracy_over_work(small_zoo: Model) -> None:
         assert 0 < float(table[tool][">parameters"]) < 1
         assert float(table[tool][">s"]) > 0 and float(table[tool][">peak MB"]) > 10
     assert table["none such"][">top-1"] == "failed" and any("none such" in n for n in found.notes)
+    (label,) = (label for label in found.summary if label.startswith("peak memory of 100"))
+    assert 0.8 < float(found.summary[label].removesuffix("x")) < 1.3
     (curve,) = (block for block in found.picture if isinstance(block, Curve))
     assert [series.name for series in curve.series] == list(tools[:2])
     assert all(len(series.points) == 2 and series.points[-1][0] == 1 for series in curve.series)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ SAMPLES = {"cifar": 300, "effnet": 200}
 """Images without labels that all tools are given, by the first word of a model's name."""
 USUAL = ("effnet_lite0_ts",)
 """What is measured unless a model is asked for; a model takes half an hour."""
+FEW, TENFOLD, TINY_BYTES = 100, 1000, 64_000
+"""Peaks are compared for so many samples, which takes less than a minute where they are tiny."""
 _SCRIPT = Path(__file__).with_name("pruners.py")
 _NUMBERS = (
     "asked", "top-1", "agreement", "MACs", "parameters", "speed", "95% interval", "s", "peak MB",
@@ -84,6 +87,8 @@ def section(
         with tempfile.TemporaryDirectory() as place:
             made = _made(model, task, Path(place), ratios, tools)
             timed = seconds * len(ratios)
+            if sum(each.nbytes for each in task.timed.values()) <= TINY_BYTES:
+                summary |= _growth(model, task, Path(place), notes)
             found, timing = rivals.measured([each for _, each in made], task, timed, threads)
             pruned = [
                 Pruned(row, asked, _cost(row)) for row, (asked, _) in zip(found, made, strict=True)
@@ -118,6 +123,26 @@ def _made(
             assert found.ran is not None
             print(f"{model.name}: {tool}, {asked:g}: {found.ran.seconds:.1f} s", flush=True)
     return made
+
+
+def _growth(model: Model, task: Task, folder: Path, notes: list[str]) -> dict[str, str]:
+    """What ten times the samples add to onnxopt's memory."""
+    peaks = []
+    for count in (FEW, TENFOLD):
+        place = folder / f"{count}"
+        place.mkdir()
+        feeds = itertools.islice(itertools.cycle(task.calibration), count)
+        samples = rivals.stored(list(feeds), place)
+        made = rivals.made_by(
+            "onnxopt", _SCRIPT, place / "pruned.onnx", model.path, samples, RATIOS[0]
+        )
+        if made.failure:
+            notes.append(f"{model.name}, {count} samples: {made.failure}")
+            return {}
+        assert made.ran is not None
+        peaks.append(made.ran.peak_bytes)
+    label = f"peak memory of {TENFOLD:,} samples over {FEW}, {model.name}"
+    return {label: f"{peaks[1] / peaks[0]:.3f}x"}
 
 
 def _named(made: Made, asked: float) -> Made:
