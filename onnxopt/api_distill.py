@@ -24,7 +24,6 @@ from onnxopt.distill.settings import (
     LEARNING_RATE,
     MATCH_WEIGHT,
     SAME,
-    TEMPERATURE,
     Augment,
     Settings,
 )
@@ -53,7 +52,7 @@ def distill(
     *,
     data: Any = None,
     loss: str = AUTO,
-    temperature: float = TEMPERATURE,
+    temperature: float | None = None,
     match: Matches = SAME,
     match_weight: float = MATCH_WEIGHT,
     epochs: float | None = None,
@@ -90,8 +89,9 @@ def distill(
         data: Samples of real inputs (see check.data.read_data).
         loss: Between outputs: "kl" for scores of classes, "mse" (over the teacher's variance),
             "cosine", or "auto".
-        temperature: How soft the classes are made for "kl". More than 1 shows which classes are
-            alike, for a student that starts from nothing; a recovering one knows.
+        temperature: How soft the classes are made for "kl": more shows which classes are alike, and
+            lets samples count that the teacher is sure of. None: by its answers, see
+            check.softness.
         match: Inner values that are to be alike too: pairs of names, the teacher's first; "same"
             for some of one name that nearly are, as in a pruned copy of the teacher; "auto" for
             some of one name and shape, or else of one shape; or () for none.
@@ -100,8 +100,9 @@ def distill(
             much work as takes about ten to fifteen minutes on two cores, in 5 to 150 passes.
         minutes: Time for the training. Two runs of one length in minutes differ.
         steps: Batches.
-        learning_rate: The peak rate, as a share of each weight's own size; it is halved, from the
-            best weights on, where the loss of the held samples has tripled.
+        learning_rate: The peak rate, as a share of each weight's own size; it falls, from the
+            best weights on, where the loss of the held samples has tripled, or is not below that of
+            the student as it came after a while.
         batch: Samples a step.
         augment: How samples are varied: "auto" (pictures are flipped, cropped, tinted and mixed;
             those of a folder are cropped before they lose pixels), "none", names with commas

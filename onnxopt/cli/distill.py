@@ -33,10 +33,8 @@ DATA = f"Samples of real inputs, no labels: {options.FORMS}. Each fifth is kept 
 @click.option(
     "--temperature",
     type=float,
-    default=1.0,
-    show_default=True,
-    help="How soft the classes are made for kl; more than 1 shows a student that starts from"
-    " nothing which classes are alike.",
+    help="How soft the classes are made for kl; more shows which classes are alike."
+    " [by how sure the teacher is]",
 )
 @click.option(
     "--match",

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from onnxopt.check.softness import temperature
 from onnxopt.distill.kernels import Tensor
 from onnxopt.distill.teacher import Targets
 
 Kind: TypeAlias = Literal["kl", "mse", "cosine"]
 Scale: TypeAlias = Literal["scores", "probabilities", "logarithms"]
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 _TINY = 1e-7
+_NUMBERS = 200_000
+"""Of the scores of a batch, to tell how soft they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,23 @@ def _kl(student: Tensor, teacher: Tensor, pair: Pair, temperature: float) -> Ten
     theirs = torch.log_softmax(logits(teacher, pair.teacher_scale) / temperature, pair.axis)
     apart = (theirs.exp() * (theirs - ours)).sum(pair.axis)
     return apart.mean() * temperature**2
+
+
+def softening(pairs: Sequence[Pair], answers: Sequence[Targets]) -> float:
+    """The temperature that suits the teacher's answers of the first pair of classes; else 1."""
+    for pair in pairs:
+        if pair.kind == "kl" and not pair.inner:
+            found = [logits(each[pair.teacher], pair.teacher_scale) for each in answers]
+            rows = [_some(each.movedim(pair.axis, -1).flatten(0, -2)) for each in found]
+            return temperature(np.concatenate(rows).astype(np.float64))
+    return 1.0
+
+
+def _some(rows: Tensor) -> Array:
+    """Evenly spread rows of so many, as an array: vocabularies are long."""
+    most = max(1, _NUMBERS // rows.shape[1])
+    found: Array = rows[:: -(-len(rows) // most)].cpu().numpy()
+    return found
 
 
 def logits(x: Tensor, scale: Scale) -> Tensor:

@@ -19,7 +19,6 @@ WORK = 1.2e13
 ten to fifteen minutes on two cores."""
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 150
 """Passes over the data, however much work these are."""
-TEMPERATURE = 1.0
 MATCH_WEIGHT = 1.0
 LEARNING_RATE = 5e-4
 BATCH = 16
@@ -39,7 +38,7 @@ class Settings:
     """
 
     loss: str = AUTO
-    temperature: float = TEMPERATURE
+    temperature: float | None = None
     match: tuple[tuple[str, str], ...] | str = SAME
     match_weight: float = MATCH_WEIGHT
     epochs: float | None = None
@@ -82,7 +81,7 @@ class Settings:
             "length": next(
                 (n for n in (self.epochs, self.minutes, self.steps) if n is not None), 1
             ),
-            "temperature": self.temperature,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
             "learning rate": self.learning_rate,
             "batch": self.batch,
         }

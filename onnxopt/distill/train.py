@@ -19,7 +19,7 @@ from onnxopt.distill import checkpoint
 from onnxopt.distill.augment import augmenter, takes_parts, varied
 from onnxopt.distill.centres import Centre
 from onnxopt.distill.kernels import Tensor
-from onnxopt.distill.losses import Pair, loss_of
+from onnxopt.distill.losses import Pair, loss_of, softening
 from onnxopt.distill.module import GraphModule
 from onnxopt.distill.samples import Samples
 from onnxopt.distill.schedule import LOOKS, Clock, factor, time_text
@@ -97,6 +97,7 @@ class Trainer:
         self._rate = settings.learning_rate
         self._step = 0
         self._slowed = 0
+        self._temperature = settings.temperature or 1.0
         self._losses: list[float] = []
         self._curve: list[Point] = []
         self._held: list[tuple[Mapping[str, Tensor], Targets, int]] = []
@@ -142,6 +143,8 @@ class Trainer:
                 answers = self._teacher.answers(feed)
                 outputs = {p.teacher: answers[p.teacher] for p in self._pairs if not p.inner}
                 self._held.append((self._module.tensors(feed), outputs, _count(feed)))
+        if self._settings.temperature is None:
+            self._temperature = softening(self._pairs, [answers for _, answers, _ in self._held])
         path = self._settings.checkpoint
         if path is not None and path.exists():
             self._restore(checkpoint.read(path, self._facts))
@@ -191,7 +194,7 @@ class Trainer:
             self._pairs if inner else [pair for pair in self._pairs if not pair.inner],
             self._module(inputs),
             answers,
-            temperature=self._settings.temperature,
+            temperature=self._temperature,
             inner_weight=self._settings.match_weight,
         )
 

@@ -11,6 +11,7 @@ from onnx_ir.passes import common
 
 from onnxopt.check.inputs import Feed
 from onnxopt.check.metric import choose
+from onnxopt.check.softness import log_softmax, temperature
 from onnxopt.errors import BadInput
 from onnxopt.quantize.spool import Spool
 from onnxopt.runtime.sessions import Session
@@ -19,11 +20,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SCALES = (1.0, *np.geomspace(0.5, 2.5, 33))
 
-SOFTNESS = 0.75
-"""Scores of classes are divided by a temperature at which the model's own answers have this share
-of the entropy that they could have. Where a model is sure of nearly all samples, the few others
-make up most of a divergence: what is chosen by forty photos then does not hold for other ones."""
-_MOST_TEMPERATURE = 64.0
 _ASLEEP = {"session.intra_op.allow_spinning": "0"}
 
 
@@ -45,9 +41,9 @@ class Trials:
     def divergence(self, model: ir.Model) -> float:
         """How far the outputs of `model` are from the reference's; infinite where they are NaN.
 
-        For scores of classes the Kullback-Leibler divergence in nats a row, softened (SOFTNESS) and
-        at the scale of the scores that suits best (a common scale changes no class); else noise
-        over signal.
+        For scores of classes the Kullback-Leibler divergence in nats a row, softened (see
+        check.softness) and at the scale of the scores that suits best (a common scale changes no
+        class); else noise over signal.
         """
         return self.distance(self._outputs(model))
 
@@ -112,36 +108,12 @@ def _scores(outputs: Iterable[Mapping[str, Array]]) -> Array:
 
 def _divergence_of_scores(left: Array, right: Array, heat: float) -> float:
     left, right = left / heat, right / heat
-    wanted = _log_softmax(left)
+    wanted = log_softmax(left)
     shares = np.exp(wanted)
     return min(
-        float((shares * (wanted - _log_softmax(scale * right))).sum(axis=1).mean())
+        float((shares * (wanted - log_softmax(scale * right))).sum(axis=1).mean())
         for scale in _SCALES
     )
-
-
-def temperature(scores: Array) -> float:
-    """What to divide scores of classes by, float64 [samples, classes]; see SOFTNESS. 1 at least."""
-    low, high = 1.0, _MOST_TEMPERATURE
-    wanted = SOFTNESS * np.log(scores.shape[1])
-    if _entropy(scores) >= wanted:
-        return low
-    while high / low > 1.001:
-        middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if _entropy(scores / middle) >= wanted else (middle, high)
-    return high
-
-
-def _entropy(scores: Array) -> float:
-    """In nats, the mean over the samples."""
-    logarithms = _log_softmax(scores)
-    return float(-(np.exp(logarithms) * logarithms).sum(axis=1).mean())
-
-
-def _log_softmax(scores: Array) -> Array:
-    moved = scores - scores.max(axis=1, keepdims=True)
-    result: Array = moved - np.log(np.exp(moved).sum(axis=1, keepdims=True))
-    return result
 
 
 class Tap:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from onnxopt.distill.losses import Kind, Pair, loss_of
+from onnxopt.distill.losses import Kind, Pair, loss_of, softening
 
 
 def _loss(student: torch.Tensor, teacher: torch.Tensor, pair: Pair, **options: float) -> float:
@@ -34,6 +34,18 @@ def test_a_temperature_softens_both_and_keeps_the_size_of_the_gradient() -> None
     pair = Pair("t", "s", "kl")
     cold, warm = (_loss(student, teacher, pair, temperature=t) for t in (1.0, 4.0))
     assert warm == pytest.approx(cold, rel=0.02)
+
+
+def test_the_answers_of_a_sure_teacher_are_softened() -> None:
+    scores = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)) * 10
+    pair = Pair("t", "s", "kl")
+    heat = softening([pair], [{"t": scores[:20]}, {"t": scores[20:]}])
+    assert heat > 4
+    assert softening([pair], [{"t": scores / heat}]) == pytest.approx(1, abs=0.01)
+    planes = Pair("t", "s", "kl", 1, "probabilities")
+    shares = scores.softmax(1).reshape(5, 8, 5).movedim(2, 1)
+    assert softening([planes], [{"t": shares}]) == pytest.approx(heat, rel=0.25)
+    assert softening([Pair("t", "s", "mse")], [{"t": scores}]) == 1
 
 
 def test_the_classes_may_lie_on_another_axis() -> None:

@@ -10,7 +10,7 @@ from onnxopt.errors import BadInput, MissingExtra
 from onnxopt.prune import score
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.products import products, separate
-from onnxopt.prune.trial import SOFTNESS, divergence, temperature
+from onnxopt.prune.trial import divergence
 from onnxopt.quantize.covariance import covariances
 
 CHAIN = """g (float[N,3,4,4] x) => (float[N,2,4,4] y) {
@@ -113,16 +113,6 @@ def test_a_sample_that_the_model_is_unsure_of_does_not_outweigh_the_others() -> 
     rest[1:] = ((4, 3, 1), (3, 4, 1), (1, 3, 4))
     lost = [divergence([{"y": scores}], [{"y": each}]) for each in (one, rest)]
     assert lost[1] > 5 * lost[0]
-
-
-@pytest.mark.parametrize(("spread", "coldest"), [(20.0, 8.0), (0.1, 1.0)])
-def test_answers_are_softened_to_a_share_of_the_most_entropy(spread, coldest) -> None:
-    scores = np.random.default_rng(0).normal(size=(50, 10)) * spread
-    heat = temperature(scores)
-    shares = np.exp(scores / heat) / np.exp(scores / heat).sum(axis=1, keepdims=True)
-    entropy = -(shares * np.log(shares)).sum(axis=1).mean() / np.log(10)
-    assert heat >= coldest and (heat == 1) == (entropy > SOFTNESS + 0.01)
-    assert heat == 1 or entropy == pytest.approx(SOFTNESS, abs=0.01)
 
 
 def test_a_classifier_does_not_diverge_from_itself() -> None:
