@@ -22,7 +22,7 @@ from tests.benchmarks.zoo import Model, feed
 METHODS = ("minmax", "percentile", "entropy")
 EVERY_METHOD = ("minmax", "average", "percentile", "entropy", "mse")
 # onnxruntime keeps every value of every sample for percentile and entropy: 64 MB for a photo.
-SAMPLES, SMALL_BYTES, SAMPLES_IF_SMALL = 40, 5_000_000, 100
+SAMPLES, SMALL_BYTES, SAMPLES_IF_SMALL = 40, 5_000_000, 300
 MANY, TENFOLD = 100, 1000
 TYPICAL = ("cifar_resnet20_ts", "cifar_resnet56_ts", "effnet_lite0_ts", "minilm_l6_sdpa_ts")
 _COLUMNS = ("model", "method", ">ms a sample", ">onnxruntime", ">share", ">MB", ">onnxruntime")

@@ -22,7 +22,7 @@ from tests.benchmarks.zoo import Model
 TITLE = "Pruners"
 RATIOS = (0.9, 0.85, 0.75, 0.6)
 """Shares of the multiply-accumulates to keep."""
-SAMPLES = {"cifar": 300, "effnet": 200}
+SAMPLES = {"cifar": 1000, "effnet": 200}
 """Images without labels that all tools are given, by the first word of a model's name."""
 USUAL = ("effnet_lite0_ts",)
 """What is measured unless a model is asked for; a model takes half an hour."""
