@@ -101,8 +101,8 @@ def distill(
         minutes: Time for the training. Two runs of one length in minutes differ.
         steps: Batches.
         learning_rate: The peak rate, as a share of each weight's own size; it falls, from the
-            best weights on, where the loss of the held samples has tripled, or is not below that of
-            the student as it came after a while.
+            best weights on, where the loss of the held samples has tripled, or was worse than the
+            best three times in a row.
         batch: Samples a step.
         augment: How samples are varied: "auto" (pictures are flipped, cropped, tinted and mixed;
             those of a folder are cropped before they lose pixels), "none", names with commas

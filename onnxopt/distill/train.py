@@ -38,7 +38,8 @@ _NOTHING = 1e-6
 _TOO_FAR = 3.0
 """A held loss of so many times the best one says that the learning rate is too high."""
 _IN_VAIN = 3
-"""So many looks that saw nothing better than the student as it came say the same."""
+_WORSE = 1.01
+"""So many looks in a row, each worse than the best one by so much, say the same."""
 _SLOWER = 3.0
 
 
@@ -237,10 +238,10 @@ class Trainer:
             self._back_off()
 
     def _in_vain(self) -> bool:
-        """Whether training has brought nothing yet, as where a student was fitted well before."""
+        """Whether training leads nowhere, as where a student was fitted well before."""
         assert self._best is not None
-        looks = sum(point.step > self._slowed for point in self._curve)
-        return self._best[0].step == 0 and looks >= _IN_VAIN
+        since = [point.held for point in self._curve if point.step > self._slowed][-_IN_VAIN:]
+        return len(since) == _IN_VAIN and min(since) > _WORSE * self._best[0].held
 
     def _back_off(self) -> None:
         """Go back to the best weights, and on from there at a lower rate."""
