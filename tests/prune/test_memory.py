@@ -16,6 +16,7 @@ from onnxopt.prune import regression
 from onnxopt.prune.regression import Vectors
 
 FEW, MANY = 30, 240
+SAMPLE_BYTES = 4 * 3 * 24 * 24
 NET = """g (float[N,3,24,24] x) => (float[N,5] y) {
     a = Conv<strides=[2,2]>(x, w0, b0)
     r = Relu(a)
@@ -92,7 +93,8 @@ def test_pruning_holds_no_more_for_more_samples(monkeypatch, once) -> None:
 
     prune(20)
     few, many = (_peak(lambda count=count: prune(count)) for count in (FEW, MANY))
-    assert many < 1.3 * few
+    # Where a run lies on disk takes some memory too, but none of what is in it.
+    assert many - few < (MANY - FEW) * SAMPLE_BYTES / 2
 
 
 def test_what_was_read_of_a_file_is_let_go(tmp_path: Path) -> None:
