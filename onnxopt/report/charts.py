@@ -15,6 +15,9 @@ _COLOURS = 6
 _MOST_DOTS = 250
 _LETTER, _ROW = 7, 18
 """How wide a letter and how high a row of the legend is."""
+_PLACES = 6
+_ORDER = (0, _PLACES, *range(1, _PLACES))
+"""Places of the legend between left and right, top and bottom, the ends first."""
 
 
 def bar_svg(bar: Bar, longest: float) -> str:
@@ -76,7 +79,7 @@ class _Axes:
         ]
         ends = [
             f'<text x="{self.x(end):.1f}" y="{HEIGHT - _BOTTOM + 19}" text-anchor="{anchor}">'
-            f"{end:g}</text>"
+            f"{_short(end):g}</text>"
             for end, anchor in ((self._x0, "start"), (self._x1, "end"))
         ]
         return "".join([*levels, *ends])
@@ -101,6 +104,11 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(count * step, 12) for count in range(first, last + 1)]
 
 
+def _short(end: float) -> float:
+    """A number that is easily read: counts as they are, shares to three digits."""
+    return end if float(end).is_integer() else float(f"{end:.3g}")
+
+
 def _level(y: float, kind: str) -> str:
     return f'<line class="{kind}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
@@ -121,14 +129,13 @@ def _line(series: Series, axes: _Axes, colour: str) -> str:
 
 
 def _legend(series: Sequence[Series], axes: _Axes) -> str:
-    """The names of the lines, in the corner that the fewest of them pass through."""
+    """The names of the lines where the fewest of them pass through, best in a corner."""
     width = 26 + _LETTER * max(len(each.name) for each in series)
     height = _ROW * len(series)
-    corners = [
-        (left, top)
-        for top in (_TOP + 4, HEIGHT - _BOTTOM - height - 4)
-        for left in (_LEFT + 12, WIDTH - _RIGHT - width)
-    ]
+    ends = (_LEFT + 12, WIDTH - _RIGHT - width), (_TOP + 4, HEIGHT - _BOTTOM - height - 4)
+    lefts, tops = ([a + (b - a) * part / _PLACES for part in _ORDER] for a, b in ends)
+    corners = [(round(left), round(top)) for top in tops for left in lefts]
+    corners.sort(key=lambda corner: corner[0] not in ends[0] or corner[1] not in ends[1])
     places = [place for each in series for place in _along(each, axes)]
 
     def crossed(corner: tuple[float, float]) -> int:

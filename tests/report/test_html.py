@@ -114,6 +114,22 @@ def test_the_legend_keeps_out_of_the_lines() -> None:
     assert (rising_x > WIDTH / 2) == (rising_y > HEIGHT / 2)
 
 
+def test_where_lines_pass_every_corner_the_legend_lies_between_them() -> None:
+    lines = {"high": 10.0, "low": 0.0}
+    series = tuple(Series(name, ((0.0, y), (1.0, y))) for name, y in lines.items())
+    text = curve_svg(Curve("x", "y", series))
+    _, top = re.findall(r'<circle class="dot n0" cx="([\d.]+)" cy="([\d.]+)" r="4"/>', text)[0]
+    dots = re.findall(r'class="dot n\d" cx="[\d.]+" cy="([\d.]+)" r="3', text)
+    heights = sorted(set(map(float, dots)))
+    assert heights[0] + 4 < float(top) < heights[1] - 20
+
+
+@pytest.mark.parametrize(("end", "shown"), [(0.599318, "0.599"), (6012.0, "6012")])
+def test_the_ends_of_an_axis_are_easily_read(end: float, shown: str) -> None:
+    text = curve_svg(Curve("x", "y", (Series("a", ((end, 0.0), (7000.0, 1.0))),)))
+    assert f">{shown}</text>" in text
+
+
 def test_six_lines_have_six_colours() -> None:
     series = tuple(Series(f"line {k}", ((0.0, k), (1.0, k + 1.0))) for k in range(6))
     found = set(re.findall(r'class="line (n\d)"', curve_svg(Curve("x", "y", series))))
