@@ -54,10 +54,13 @@ def read_npz(path: Path) -> Mapping[str, Array]:
 def let_go(array: Any) -> None:
     """Take what was read of a mapped array out of the memory of the process; it can be read again.
 
-    Else it grows by all that was read of the file, until the array is gone.
+    Else it grows by all that was read of the file, until the array is gone. Only what was mapped to
+    be read is: changes to a copy-on-write array lie nowhere else.
     """
     base = getattr(array, "base", None)
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    if getattr(array, "mode", "") != "r" or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    if isinstance(base, mmap.mmap):
         base.madvise(mmap.MADV_DONTNEED)
 
 

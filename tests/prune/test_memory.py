@@ -116,6 +116,15 @@ def test_what_was_read_of_a_file_is_let_go(tmp_path: Path) -> None:
     assert max(resident) * 1024 < path.stat().st_size / 4
 
 
+def test_changes_to_a_mapped_array_of_the_user_stay(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((8, 3, 4, 4), np.float32))
+    array = np.load(tmp_path / "x.npy", mmap_mode="c")
+    array[:] = 7
+    model = drawn("g (float[N,3,4,4] x) => (float[N,3,4,4] y) { y = Relu(x) }")
+    assert all((feed["x"] == 7).all() for feed in read_data({"x": array}, model))
+    assert (array == 7).all()
+
+
 def test_with_few_samples_none_are_left_to_choose_by() -> None:
     model = drawn(NET, w0=(16, 3, 3, 3), b0=16, w1=(16, 16, 3, 3), b1=16, w2=(5, 16), b2=5)
     found = onnxopt.prune(model, data=Made(5), macs=0.75, bench=False, threads=1)
