@@ -21,7 +21,7 @@ from onnxopt.distill.door import require_torch
 from onnxopt.distill.settings import HELD
 from onnxopt.errors import BadInput
 from onnxopt.passes import shapes
-from onnxopt.prune import request, search
+from onnxopt.prune import request, search, steps
 from onnxopt.prune.explain import Explanation
 from onnxopt.prune.explain import explain as explain_groups
 from onnxopt.prune.matrices import named
@@ -115,7 +115,7 @@ class Run:
             subject, moments = search.aligned(subject, moments, held[:_PROOFS], settings)
         if self.given is None:
             price = search.price_of(subject, settings.target, self._macs, self._seconds(split))
-            plan = search.make_plan(
+            plan = steps.make_plan(
                 subject, moments, trials, settings, price,
                 calibration=calibration,
                 gradients=self._slopes(subject, split), say=say,

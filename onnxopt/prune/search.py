@@ -1,10 +1,9 @@
-"""From a model and data to a smaller model: groups, scores, plan, removal, proof, recovery."""
+"""What pruning starts from and ends with: groups, moments; removal, proof, recovery."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,19 +12,17 @@ import onnx_ir as ir
 from onnxopt.check.inputs import Feed
 from onnxopt.check.parity import parity
 from onnxopt.errors import BadInput, ParityFailed
-from onnxopt.passes import shapes
 from onnxopt.prune import costs
 from onnxopt.prune.align import KIND, align
 from onnxopt.prune.apply import check, remove
-from onnxopt.prune.costs import Costs, Weigh, prunable
+from onnxopt.prune.costs import Costs, Weigh
 from onnxopt.prune.groups import find_groups
-from onnxopt.prune.measure import menus
 from onnxopt.prune.oracle import zeroed
-from onnxopt.prune.plan import PrunePlan, Target, choose, nothing_left, planned, why_frozen
+from onnxopt.prune.plan import Target
 from onnxopt.prune.products import Product, products, separate
 from onnxopt.prune.records import Group, Removal
 from onnxopt.prune.recover import absorb
-from onnxopt.prune.score import WITH_DATA, Gradients, orders
+from onnxopt.prune.score import WITH_DATA
 from onnxopt.prune.sequence import refine
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize.covariance import Covariance, each_covariance
@@ -37,9 +34,6 @@ RECOVERIES = ("none", "bias", "least-squares", "distill")
 NORMALIZATIONS = ("measured", "global", "uniform")
 """How groups are compared: by the divergence measured when each is cut alone, by their scores over
 the mean score of the group, or not at all: every group gives the same share."""
-_FITTING = ("least-squares", "distill")
-_MOST_AT_ONCE = 0.7
-"""The share that one step of pruning leaves at least."""
 _SAME = 1e-8
 """Noise over signal, or divergence, that is put down to rounding."""
 _TRIALS = 40
@@ -155,133 +149,6 @@ def aligned(
     return Subject.of(model, settings.keep), found
 
 
-def make_plan(
-    subject: Subject,
-    moments: Mapping[str, Covariance],
-    trials: Trials | None,
-    settings: Settings,
-    price: Costs,
-    *,
-    calibration: Iterable[Feed] = (),
-    gradients: Gradients | None = None,
-    say: Say | None = None,
-) -> PrunePlan:
-    """Choose what to remove.
-
-    Where much is to go, it goes in several steps: what each group is worth is measured anew on the
-    model that is left after the last one, fitted to `calibration`. Losses that are small alone add
-    up to more, or to less where later layers make up for earlier ones.
-
-    Raises BadInput where nothing can be pruned or the target is out of reach.
-    """
-    nothing_left(subject.groups, subject.model)
-    now, known, gone = subject, moments, dict[str, tuple[int, ...]]()
-    for goal in _goals(settings, trials):
-        if gone and trials is not None:
-            ready = absorb(subject.model, subject.products, moments, gone)
-            fitted = refine(
-                subject.model, remove(ready, subject.groups, gone), subject.products,
-                subject.groups, gone, calibration, trials, threads=settings.threads, say=say,
-            )  # fmt: skip
-            shapes.infer(fitted)
-            now = Subject.of(fitted, settings.keep)
-            if not follows(subject.groups, gone, now.groups):
-                now, known, gone, goal = subject, moments, {}, settings.target.value
-            else:
-                known = moments_of(now, calibration, threads=settings.threads, say=say)
-        price_left = _Left(price, {name: len(channels) for name, channels in gone.items()})
-        step = _step(
-            now, known, trials, settings, price_left, goal / price_left.share,
-            sizes={group.name: group.size for group in subject.groups},
-            gradients=gradients, say=say,
-        )  # fmt: skip
-        gone = together(subject.groups, gone, step)
-        if goal == settings.target.value:
-            break
-    return planned(subject.groups, gone, settings.target, settings.score)
-
-
-def _goals(settings: Settings, trials: Trials | None) -> list[float]:
-    """What is to be left after each step, the target last."""
-    target = settings.target.value
-    able = settings.score == "reconstruction" and settings.recover in _FITTING
-    if trials is None or not able or not _has_price(settings) or settings.normalize != "measured":
-        return [target]
-    count = max(1, math.ceil(math.log(target) / math.log(_MOST_AT_ONCE) - 1e-9))
-    return [*(target ** (number / count) for number in range(1, count)), target]
-
-
-def _step(
-    subject: Subject,
-    moments: Mapping[str, Covariance],
-    trials: Trials | None,
-    settings: Settings,
-    price: _Left,
-    goal: float,
-    *,
-    sizes: Mapping[str, int],
-    gradients: Gradients | None,
-    say: Say | None,
-) -> dict[str, tuple[int, ...]]:
-    """The channels to remove of the model as it is, so that the share `goal` of its cost is left.
-
-    Raises BadInput where the settings' target is out of reach.
-    """
-    found = orders(
-        subject.model, subject.groups, subject.products, moments,
-        method=settings.score, seed=settings.seed, gradients=gradients,
-    )  # fmt: skip
-    measured = trials if settings.normalize == "measured" and _has_price(settings) else None
-    offers = menus(
-        subject.model, subject.groups, found, subject.products, moments, measured,
-        rounding=settings.rounding, caps=settings.cap, sizes=sizes, say=say,
-    )  # fmt: skip
-    uniform, frozen = settings.normalize == "uniform", why_frozen(subject.groups)
-    last = replace(settings.target, value=settings.target.value / price.share)
-    removal = choose(offers, found, last, price, uniform=uniform, frozen=frozen)
-    if goal > last.value * (1 + 1e-9):
-        aim = replace(last, value=goal)
-        removal = choose(offers, found, aim, price, uniform=uniform, frozen=frozen)
-    return removal
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What a model costs from which some channels of each group are gone already."""
-
-    whole: Costs
-    gone: Mapping[str, int]
-
-    @property
-    def share(self) -> float:
-        """How much of the whole cost is left."""
-        return self({}) / self.whole.total
-
-    def __call__(self, removed: Mapping[str, int]) -> float:
-        total = {name: self.gone.get(name, 0) + count for name, count in removed.items()}
-        return self.whole({**self.gone, **total})
-
-
-def follows(groups: Iterable[Group], gone: Removal, fresh: Iterable[Group]) -> bool:
-    """Whether the groups found without the channels in `gone` are those from before, but smaller.
-
-    Else the channels of one can't be told from those of the other.
-    """
-    left = {group.name: group.size - len(gone.get(group.name, ())) for group in groups}
-    return all(left.get(group.name) == group.size for group in prunable(fresh))
-
-
-def together(groups: Iterable[Group], first: Removal, then: Removal) -> dict[str, tuple[int, ...]]:
-    """Two removals as one; `then` counts the channels that `first` leaves."""
-    found = {}
-    for group in groups:
-        left = sorted(set(range(group.size)) - set(first.get(group.name, ())))
-        gone = {*first.get(group.name, ()), *(left[at] for at in then.get(group.name, ()))}
-        if gone:
-            found[group.name] = tuple(sorted(gone))
-    return found
-
-
 def carry_out(
     subject: Subject,
     removal: Removal,
@@ -358,10 +225,6 @@ def trial_count(macs: float) -> int:
 def needs_data(settings: Settings) -> bool:
     """Whether the score or the recovery looks at data."""
     return settings.score in WITH_DATA or settings.recover != "none"
-
-
-def _has_price(settings: Settings) -> bool:
-    return settings.target.kind in ("macs", "params", "latency")
 
 
 def _small(covariance: Covariance) -> Covariance:

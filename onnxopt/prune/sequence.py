@@ -51,6 +51,7 @@ def refine(
     *,
     most: int = MOST,
     threads: int = 0,
+    careful: bool = True,
     say: Say | None = None,
 ) -> ir.Model:
     """A copy of `pruned` whose products are fitted one after the other, or itself.
@@ -68,6 +69,7 @@ def refine(
         trials: Measures the divergence from the original.
         most: Runs of `feeds` to use at most.
         threads: Threads of the sessions.
+        careful: Do it once more where it was in vain; else take the better one of both models.
         say: Told the share done and what is going on.
     """
     wanted = _wanted(all_products(pruned, products), removal)
@@ -76,7 +78,9 @@ def refine(
     walk = _Walk(original, wanted, gone_from(groups, removal), feeds, most, threads, say)
     distance = trials.divergence(pruned)
     fitted = walk.through(pruned)
-    return fitted if trials.divergence(fitted) < distance else walk.through(pruned, trials)
+    if trials.divergence(fitted) < distance:
+        return fitted
+    return walk.through(pruned, trials) if careful else pruned
 
 
 def _wanted(every: Sequence[Product], removal: Removal) -> list[Product]:

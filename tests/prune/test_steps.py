@@ -10,7 +10,7 @@ from pruning import drawn
 
 from onnxopt.bench.cost import macs_by_node
 from onnxopt.errors import BadInput
-from onnxopt.prune import search
+from onnxopt.prune import search, steps
 from onnxopt.prune.allocate import counts_of
 from onnxopt.prune.plan import Target
 from onnxopt.prune.trial import Trials
@@ -50,7 +50,7 @@ def _plan(value: float, **options):
     moments = search.moments_of(subject, feeds[:24], threads=1)
     trials = Trials(subject.model, feeds[24:], threads=1)
     price = search.price_of(subject, settings.target, macs_by_node)
-    plan = search.make_plan(
+    plan = steps.make_plan(
         subject, moments, trials, settings, price, calibration=feeds[:24],
         say=lambda share, doing: said.append(doing),
     )  # fmt: skip
@@ -94,7 +94,7 @@ def test_what_is_out_of_reach_is_said_before_anything_goes() -> None:
 def test_two_removals_are_one() -> None:
     subject, _ = _chain()
     name = next(group.name for group in subject.groups if group.size == 24 and not group.frozen)
-    found = search.together(subject.groups, {name: (0, 2)}, {name: (0, 1, 21)})
+    found = steps.together(subject.groups, {name: (0, 2)}, {name: (0, 1, 21)})
     assert found == {name: (0, 1, 2, 3, 23)}
 
 
@@ -103,14 +103,14 @@ def test_groups_that_are_others_after_a_step_are_told() -> None:
     group = next(g for g in subject.groups if g.size == 24 and not g.frozen)
     gone = {group.name: (0, 2, 4, 5)}
     smaller = [replace(g, size=20) if g is group else g for g in subject.groups]
-    assert search.follows(subject.groups, gone, smaller)
-    assert not search.follows(subject.groups, gone, subject.groups)
+    assert steps.follows(subject.groups, gone, smaller)
+    assert not steps.follows(subject.groups, gone, subject.groups)
     renamed = [replace(g, name="another") if g.size == 20 else g for g in smaller]
-    assert not search.follows(subject.groups, gone, renamed)
+    assert not steps.follows(subject.groups, gone, renamed)
 
 
 def test_where_groups_change_all_goes_in_one_step(monkeypatch) -> None:
-    monkeypatch.setattr(search, "follows", lambda groups, gone, fresh: False)
+    monkeypatch.setattr(steps, "follows", lambda groups, gone, fresh: False)
     _, left, said = _plan(0.45)
     assert left <= 0.45 and _measured(said) == 6
     assert sum(doing.startswith("fitting") for doing in said) <= 3
@@ -120,3 +120,22 @@ def test_what_is_left_stays_round_when_a_group_is_small_already() -> None:
     left = [8 - n for n in counts_of(8, rounding=8, multiple=1, most=0.9, whole=16)]
     assert left == [8]
     assert [16 - n for n in counts_of(16, rounding=4, multiple=1, most=0.5, whole=24)] == [16, 12]
+
+
+def _seeing(said: list[str]) -> bool:
+    return any(doing.startswith("seeing") for doing in said)
+
+
+def test_what_layers_make_up_for_is_looked_at_once_and_only_where_they_will_be_fitted() -> None:
+    for value, options, wanted in ((0.75, {}, 4), (0.45, {}, 4), (0.75, {"recover": "bias"}, 0)):
+        said = _plan(value, **options)[2]
+        assert _seeing(said) == (wanted > 0)
+        assert sum(doing.startswith("seeing") for doing in said) <= wanted
+
+
+def test_groups_whose_loss_will_be_made_up_for_give_more(monkeypatch) -> None:
+    plain = _plan(0.75)[0].removal
+    names = [name for name in plain if len(plain[name]) < 12]
+    name = names[0]
+    monkeypatch.setattr(steps, "prospects", lambda *args, **options: {name: 1e-3})
+    assert len(_plan(0.75)[0].removal[name]) > len(plain[name])
