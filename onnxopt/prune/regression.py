@@ -19,9 +19,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ROUNDS = 4
 """How often the goals beyond a border are set anew."""
-RIDGES = (0.003, 0.03, 0.3, 3.0)
+RIDGES = (0.003, 0.03, 0.3, 3.0, 30.0)
 EVERY = 5
-"""Each fifth sample decides on the ridge."""
+"""Each fifth sample decides on the ridge, and nothing is ever fitted to it: layers that know a
+sample give the later ones less to make up for than they do with others."""
 INFINITE = (-np.inf, np.inf)
 BLOCK_BYTES = 8 << 20
 """So many vectors are in memory at a time. The others are on disk: memory is the same for more."""
@@ -57,7 +58,8 @@ class Vectors:
     def fitted(self, rows: Array, bias: Array | None) -> tuple[Array, Array | None]:
         """The weight in the form of `rows`, and its bias, that reach the goals best.
 
-        How strongly it holds on to the weight before is chosen on each fifth sample.
+        They are fitted to four fifths of the samples. How strongly they hold on to the weight
+        before is chosen on the others.
 
         Args:
             rows: Weight before, float64 [groups, outputs / groups, columns].
@@ -154,36 +156,31 @@ class _Problem:
         # Squares of what is far from 0 lose digits.
         self._centre = _centre(samples) if centred else np.zeros_like(_centre(samples))
         deciding = range(EVERY - 1, len(samples), EVERY)
-        places = [at for at in range(len(samples)) if at not in deciding], deciding
-        self._parts = [
-            _Part((_Rows(**samples[at]) for at in part), self._centre) for part in places
-        ]
-        self._usual = sum(part.goals for part in self._parts) / self._count((0, 1))
-        self._linear: dict[int, tuple[Array, Array]] = {}
+        places = [at for at in range(len(samples)) if at not in deciding]
+        self._fit, self._deciding = (
+            _Part((_Rows(**samples[at]) for at in part), self._centre)
+            for part in (places, deciding)
+        )
+        self._usual = np.asarray(self._fit.goals) / self._fit.count
+        self._linear: tuple[Array, Array] | None = None
 
     def ridge(self, rows: Array, bias: Array | None) -> float:
         """The one of RIDGES that suits the vectors kept apart best."""
-        if not self._parts[1].count:
+        if not self._deciding.count:
             return RIDGES[len(RIDGES) // 2]
-        found = [self.solved(rows, bias, ridge, 1, parts=(0,)) for ridge in RIDGES]
+        found = [self.solved(rows, bias, ridge, 1) for ridge in RIDGES]
         return RIDGES[int(np.argmin([self._error(*each) for each in found]))]
 
     def solved(
-        self,
-        rows: Array,
-        bias: Array | None,
-        ridge: float,
-        rounds: int,
-        *,
-        parts: Sequence[int] = (0, 1),
+        self, rows: Array, bias: Array | None, ridge: float, rounds: int
     ) -> tuple[Array, Array | None]:
         """The weight and the bias that are best after so many rounds.
 
         `ridge` is how strongly they hold on to `rows`, against the mean variance of what is read.
         """
-        count = self._count(parts)
-        second = np.asarray(sum(self._parts[part].squares for part in parts)) / count
-        mean = np.asarray(sum(self._parts[part].sums for part in parts)) / count
+        count = self._fit.count
+        second = np.asarray(self._fit.squares) / count
+        mean = np.asarray(self._fit.sums) / count
         if self._centred:
             second = second - mean[:, :, None] * mean[:, None, :]
         spread = np.trace(second, axis1=1, axis2=2) / second.shape[1]
@@ -191,36 +188,29 @@ class _Problem:
         held = second + level * np.eye(second.shape[1])
         found = rows, bias
         for _ in range(rounds if self._limits != INFINITE else 1):
-            cross, goal = self._cross(found, parts, mean)
+            cross, goal = self._cross(found, mean)
             fitted = np.linalg.solve(held, cross + level * rows.swapaxes(1, 2)).swapaxes(1, 2)
             shift = np.einsum("god,gd->go", fitted, mean + self._centre).reshape(-1)
             found = fitted, None if bias is None else goal - shift
         return found
 
-    def _count(self, parts: Iterable[int]) -> int:
-        return sum(self._parts[part].count for part in parts)
-
-    def _cross(
-        self, found: tuple[Array, Array | None], parts: Sequence[int], mean: Array
-    ) -> tuple[Array, Array]:
+    def _cross(self, found: tuple[Array, Array | None], mean: Array) -> tuple[Array, Array]:
         """Moments of what is read with what is wanted, and the mean of that."""
-        sums = [self._sums(found, part) for part in parts]
-        count = self._count(parts)
-        cross, total = (np.asarray(sum(each)) / count for each in zip(*sums, strict=True))
+        cross, total = (each / self._fit.count for each in self._sums(found))
         if not self._centred:
             return cross, np.zeros(total.shape)
         # The moments are those with what is wanted less what is usual: its mean is `total`.
         apart = mean[:, :, None] * total.reshape(len(mean), 1, -1)
         return cross - apart, total + self._usual
 
-    def _sums(self, found: tuple[Array, Array | None], part: int) -> tuple[Array, Array]:
-        """Sums over a part of what is wanted, less what is usual, with what is read and alone."""
-        if part in self._linear:
-            return self._linear[part]
+    def _sums(self, found: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        """Sums of what is wanted, less what is usual, with what is read and alone."""
+        if self._linear is not None:
+            return self._linear
         usual = np.asarray(self._usual if self._centred else 0.0, np.float32)
         cross: Array | float = 0.0
         total: Array | float = 0.0
-        for block in self._parts[part]:
+        for block in self._fit:
             apart = self._wanted(found, block) - usual
             total += apart.sum(axis=0, dtype=np.float64)
             apart = apart.reshape(len(apart), len(block.read), -1).swapaxes(0, 1)
@@ -228,16 +218,16 @@ class _Problem:
         sums = np.asarray(cross), np.asarray(total)
         if self._limits == INFINITE:
             # Without limits it does not depend on what is found.
-            self._linear[part] = sums
+            self._linear = sums
         return sums
 
     def _error(self, rows: Array, bias: Array | None) -> float:
         """The mean squared distance from the goals of the vectors kept apart."""
         total = 0.0
-        for block in self._parts[1]:
+        for block in self._deciding:
             missed = self._wanted((rows, bias), block) - self._outputs((rows, bias), block)
             total += float(np.square(missed).sum(dtype=np.float64))
-        return total / self._parts[1].count
+        return total / self._deciding.count
 
     def _wanted(self, found: tuple[Array, Array | None], block: _Rows) -> Array:
         """What the product should give for the vectors; beyond a limit that is what it gives."""

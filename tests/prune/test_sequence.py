@@ -8,7 +8,7 @@ import pytest
 from pruning import drawn
 
 from onnxopt.errors import BadInput
-from onnxopt.prune import sequence
+from onnxopt.prune import regression, sequence
 from onnxopt.prune.apply import remove
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.products import Weights, all_products, limits, products
@@ -158,6 +158,21 @@ def test_with_few_samples_the_fit_holds_on_to_the_weight() -> None:
         vectors.add(read, outputs(read, before, None) + random.normal(size=(2, 2)))
     fitted, _ = vectors.fitted(before, None)
     assert np.square(fitted - before).mean() < 0.1
+
+
+def test_samples_that_decide_on_the_ridge_are_never_fitted(monkeypatch) -> None:
+    monkeypatch.setattr(regression, "RIDGES", (0.03,))
+    weight, bias, samples = _problem()
+
+    def fitted(wrong: int) -> list[np.ndarray]:
+        vectors = Vectors()
+        for number, (read, goals) in enumerate(samples):
+            vectors.add(read, goals + 9 * (number % regression.EVERY == wrong))
+        return [np.asarray(each) for each in vectors.fitted(weight, bias)]
+
+    unmoved, moved = fitted(wrong=4), fitted(wrong=3)
+    np.testing.assert_allclose(unmoved[1], bias, atol=1e-4)
+    assert np.abs(moved[1] - bias).max() > 1
 
 
 def test_more_samples_take_no_more_memory() -> None:
