@@ -21,7 +21,6 @@ from onnxopt.distill.settings import (
     AUTO,
     BATCH,
     HELD,
-    LEARNING_RATE,
     MATCH_WEIGHT,
     SAME,
     Augment,
@@ -58,7 +57,7 @@ def distill(
     epochs: float | None = None,
     minutes: float | None = None,
     steps: int | None = None,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float | None = None,
     batch: int = BATCH,
     augment: Augment = AUTO,
     held: float | Sequence[Feed] = HELD,
@@ -81,7 +80,7 @@ def distill(
     The student may be a pruned model, a quantized one (the gradient goes straight through the
     rounding; scales stay), or one of another architecture. Its graph stays as it is, name for name:
     only the numbers in its weights change. What comes out are the weights that did best on samples
-    kept apart; if none beat the student's own, these are kept.
+    kept apart; if none beat the student's own by more than chance, these are kept.
 
     Args:
         teacher: Any model that onnxruntime runs.
@@ -100,7 +99,8 @@ def distill(
             much work as takes about ten to fifteen minutes on two cores, in 5 to 150 passes.
         minutes: Time for the training. Two runs of one length in minutes differ.
         steps: Batches.
-        learning_rate: The peak rate, as a share of each weight's own size; it falls, from the
+        learning_rate: The peak rate, as a share of each weight's own size (None: 5e-4 for few
+            samples up to 1.5e-3 for thousands, see distill.schedule.peak); it falls, from the
             best weights on, where the loss of the held samples has tripled, or was worse than the
             best three times in a row.
         batch: Samples a step.

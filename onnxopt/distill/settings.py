@@ -20,7 +20,6 @@ ten to fifteen minutes on two cores."""
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 150
 """Passes over the data, however much work these are."""
 MATCH_WEIGHT = 1.0
-LEARNING_RATE = 5e-4
 BATCH = 16
 HELD = 0.2
 """The share, and so the samples, that prune and quantize keep apart too: a student that was made
@@ -44,7 +43,7 @@ class Settings:
     epochs: float | None = None
     minutes: float | None = None
     steps: int | None = None
-    learning_rate: float = LEARNING_RATE
+    learning_rate: float | None = None
     batch: int = BATCH
     augment: Augment = AUTO
     held: float = HELD
@@ -82,7 +81,7 @@ class Settings:
                 (n for n in (self.epochs, self.minutes, self.steps) if n is not None), 1
             ),
             "temperature": 1.0 if self.temperature is None else self.temperature,
-            "learning rate": self.learning_rate,
+            "learning rate": 1.0 if self.learning_rate is None else self.learning_rate,
             "batch": self.batch,
         }
         for name, number in above.items():

@@ -26,6 +26,7 @@ from onnxopt.errors import BadInput, BadOutput
 _CENTRED = 8
 _FREE = frozenset({"checkpoint", "device", "match", "patience", "resume", "threads"})
 """Settings that a resumed training may change."""
+_DOUBTFUL = "what some weights gained on the held samples may be chance: more samples would help"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def teach(
         len(module.weights),
         sum(weight.start.numel() for weight in module.weights),
         sum(weight.coding is not None for weight in module.weights),
-        (*found.notes, samples.note),
+        (*found.notes, samples.note, *([_DOUBTFUL] if course.doubtful else [])),
     )
 
 

@@ -22,7 +22,7 @@ from onnxopt.distill.kernels import Tensor
 from onnxopt.distill.losses import Pair, loss_of, softening
 from onnxopt.distill.module import GraphModule
 from onnxopt.distill.samples import Samples
-from onnxopt.distill.schedule import LOOKS, Clock, factor, time_text
+from onnxopt.distill.schedule import LOOKS, Clock, factor, peak, time_text
 from onnxopt.distill.settings import Settings
 from onnxopt.distill.steps import Steps
 from onnxopt.distill.teacher import Targets, Teacher
@@ -41,6 +41,8 @@ _IN_VAIN = 3
 _WORSE = 1.01
 """So many looks in a row, each worse than the best one by so much, say the same."""
 _SLOWER = 3.0
+_PIECES = 128
+"""In so many pieces held samples are looked at to tell a gain from chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a training went. `stopped` is "done", "early", "interrupted" or "diverged"."""
+    """How a training went. `stopped` is "done", "early", "interrupted" or "diverged".
+
+    `doubtful` tells that the best weights were better by no more than chance, and not kept.
+    """
 
     curve: tuple[Point, ...]
     best: Point
     steps: int
     seconds: float
     stopped: str
+    doubtful: bool = False
 
 
 class Trainer:
@@ -93,9 +99,10 @@ class Trainer:
         work = module.work(sample) * len(samples.training)
         self._clock = Clock.of(settings, samples.steps(settings.batch), work)
         self._weights: Weights = list(module.parameters())
-        self._steps = Steps(self._weights, settings.learning_rate, centres)
+        self._rate = settings.learning_rate or peak(len(samples.training))
+        self._steps = Steps(self._weights, self._rate, centres)
         self._average = [weight.detach().clone() for weight in self._weights]
-        self._rate = settings.learning_rate
+        self._start = [weight.detach().clone() for weight in self._weights]
         self._step = 0
         self._slowed = 0
         self._temperature = settings.temperature or 1.0
@@ -134,8 +141,31 @@ class Trainer:
                 f"the loss was not finite after {self._step} steps, before anything was learned",
                 hint="take a smaller learning rate, and look for NaN in the data",
             )
+        doubtful = point.step > 0 and not self._is_sure(best)
+        if doubtful:
+            point, best = self._curve[0], self._start
         self._set(best)
-        return Course(tuple(self._curve), point, self._step, self._clock.elapsed, stopped)
+        return Course(tuple(self._curve), point, self._step, self._clock.elapsed, stopped, doubtful)
+
+    def _is_sure(self, best: Weights) -> bool:
+        """Whether held samples gain more than the standard error of their mean gain.
+
+        The best of twenty looks is better than the first one by chance, too.
+        """
+        gains = np.subtract(self._losses_with(self._start), self._losses_with(best))
+        return len(gains) < 2 or gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains))
+
+    def _losses_with(self, weights: Weights) -> list[float]:
+        """The losses of held samples, or of a few of them together where these are many."""
+        self._set(weights)
+        held, found = self._samples.held, []
+        size = -(-len(held) // _PIECES)
+        with torch.no_grad():
+            for start in range(0, len(held), size):
+                for feed in self._samples.stacked(held[start : start + size]):
+                    inputs, answers = self._module.tensors(feed), self._teacher.answers(feed)
+                    found.append(float(self._loss(inputs, answers, inner=False)))
+        return found
 
     def _prepare(self) -> None:
         for start in range(0, len(self._samples.held), self._settings.batch):

@@ -12,8 +12,9 @@ import pytest
 
 import onnxopt
 from onnxopt import io
-from onnxopt.distill.schedule import Clock
+from onnxopt.distill.schedule import Clock, peak
 from onnxopt.distill.settings import MOST_EPOCHS, Settings
+from onnxopt.distill.train import Trainer
 from onnxopt.errors import BadInput, OnnxoptError
 from tests.distill.models import classifier, model, rows
 
@@ -340,3 +341,45 @@ def test_options_that_can_not_be_are_refused(
 ) -> None:
     with pytest.raises(BadInput, match=message):
         _teach(*pair, **options)
+
+
+@pytest.mark.parametrize(("after", "kept"), [((0.4, 0.6, 0.5), True), ((0.1, 1.3, 0.9), False)])
+def test_a_gain_that_may_be_chance_is_not_kept(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, after: tuple[float, ...], kept: bool
+) -> None:
+    losses = iter([[1.0, 1.0, 1.0], list(after)])
+    monkeypatch.setattr(Trainer, "_losses_with", lambda self, weights: next(losses))
+    result = _teach(*pair)
+    assert result.report.improved == kept
+    assert any("may be chance" in note for note in result.report.notes) != kept
+    assert (io.to_bytes(result.model) == io.to_bytes(pair[1])) != kept
+
+
+def test_held_samples_are_weighed_one_by_one(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+    measured = Trainer._losses_with
+
+    def spied(self: Trainer, weights: Any) -> list[float]:
+        seen.append(measured(self, weights))
+        return seen[-1]
+
+    monkeypatch.setattr(Trainer, "_losses_with", spied)
+    report = _teach(*pair).report
+    before, after = seen
+    assert len(before) == len(after) == report.held_samples
+    assert np.mean(before) == pytest.approx(report.curve[0].held, rel=1e-4)
+    assert np.mean(after) == pytest.approx(report.best.held, rel=1e-4)
+
+
+def test_the_learning_rate_follows_the_number_of_samples() -> None:
+    assert peak(20) == peak(320) == 5e-4
+    assert peak(320) < peak(1000) < peak(2000) < peak(2880) == pytest.approx(1.5e-3)
+    assert peak(1_000_000) == 1.5e-3
+
+
+def test_without_a_rate_it_is_that_for_the_samples(pair: tuple[Any, Any]) -> None:
+    report = _teach(*pair, learning_rate=None).report
+    assert max(point.learning_rate for point in report.curve) <= peak(report.training_samples)
+    assert report.curve[1].learning_rate > 0.5 * peak(report.training_samples)
