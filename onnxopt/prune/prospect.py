@@ -6,9 +6,10 @@ of it they make up for later: two thirds near the inputs of a ResNet, a quarter 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import onnx_ir as ir
@@ -22,14 +23,16 @@ from onnxopt.prune.recover import absorb
 from onnxopt.prune.sequence import refine
 from onnxopt.prune.trial import Trials
 from onnxopt.prune.walk import name_of
-from onnxopt.quantize.covariance import Covariance
+from onnxopt.quantize.covariance import Covariance, each_covariance
 
 Say = Callable[[float, str], None]
 
 PARTS = 4
 """In so many parts of its depth a model is cut to see what comes back."""
-RUNS = 100
-"""Runs to fit on: few will do to compare the parts."""
+VECTORS = 9600
+"""What products read is fitted to about so many vectors: a hundred pictures have them, but of short
+sentences only hundreds. Fewer tell nothing, as a fit to them makes up for nothing."""
+_LOOKED_AT = 4
 _PRIOR = 0.1
 """So much of the mean loss of a part is added to what is lost and to what is left of it, so that
 parts that lose next to nothing, which is all noise, count in full."""
@@ -41,7 +44,7 @@ def prospects(
     products: Mapping[str, Product],
     moments: Mapping[str, Covariance],
     offers: Sequence[Menu],
-    removal: Removal,
+    choose: Callable[[Mapping[str, float]], Removal],
     feeds: Iterable[Feed],
     trials: Trials,
     *,
@@ -50,42 +53,65 @@ def prospects(
 ) -> dict[str, float]:
     """For each group the share of its measured losses that will be left, by how deep it lies.
 
-    Parts of the model, from the inputs to the outputs, are cut as in `removal`, each alone, and
-    what is behind is fitted. It is compared with what `offers` say of these cuts; between the
-    middles of the parts the shares are interpolated.
+    Parts of the model, from the inputs to the outputs, are cut as is chosen where all losses count
+    in full, each alone, and what is behind is fitted. It is compared with what `offers` say of
+    these cuts; between the middles of the parts the shares are interpolated. Where that leads to a
+    choice that is no better once it is fitted, all shares are 1: losses that grow much faster than
+    the cuts, as those of transformers, are not told by a share.
 
     Args:
         model: The model that is to be pruned; `groups`, `products` and `moments` are its own.
         offers: What each group may give, and the losses.
-        removal: A likely choice from `offers`.
-        feeds: Samples to fit on; the first RUNS are read.
+        choose: Chooses from `offers` with such shares of the losses; those that are not given
+            count in full.
+        feeds: Samples to fit on; they are read more than once, as many as hold VECTORS.
         trials: Measures the divergence from the model.
     """
     menus = {menu.group: dict(zip(menu.counts, menu.losses, strict=True)) for menu in offers}
     names = _by_depth(model, [group for group in groups if group.name in menus])
-    middles, losses, left = [], [], []
-    bounds = np.linspace(0, len(names), PARTS + 1).round().astype(int).tolist()
-    for part, (start, end) in enumerate(pairwise(bounds)):
-        cut = {name: removal[name] for name in names[start:end] if removal.get(name)}
-        lost = sum(menus[name][len(channels)] for name, channels in cut.items())
-        if lost <= 0:
-            continue
+    full = dict.fromkeys(names, 1.0)
+    plain = choose(full)
+    most = _runs(model, products, feeds, threads)
+
+    def left(cut: Removal, share: float) -> float:
         if say is not None:
-            say(part / PARTS, "seeing what the layers behind a cut make up for")
+            say(share, "seeing what the layers behind a cut make up for")
         smaller = remove(absorb(model, products, moments, cut), groups, cut)
         fitted = refine(
             model, smaller, products, groups, cut, feeds, trials,
-            most=RUNS, threads=threads, careful=False,
+            most=most, threads=threads, careful=False,
         )  # fmt: skip
-        middles.append((start + end - 1) / 2)
-        losses.append(lost)
-        left.append(trials.divergence(fitted))
-    if not losses:
-        return dict.fromkeys(names, 1.0)
-    prior = _PRIOR * np.mean(losses)
-    shares = (np.array(left) + prior) / (np.array(losses) + prior)
-    found = np.interp(np.arange(len(names)), middles, shares)
-    return dict(zip(names, found.tolist(), strict=True))
+        return trials.divergence(fitted)
+
+    middles, lost, found = [], [], []
+    bounds = np.linspace(0, len(names), PARTS + 1).round().astype(int).tolist()
+    for part, (start, end) in enumerate(pairwise(bounds)):
+        cut = {name: plain[name] for name in names[start:end] if plain.get(name)}
+        loss = sum(menus[name][len(channels)] for name, channels in cut.items())
+        if loss > 0:
+            middles.append((start + end - 1) / 2)
+            lost.append(loss)
+            found.append(left(cut, part / (PARTS + 2)))
+    if not lost:
+        return full
+    prior = _PRIOR * np.mean(lost)
+    shares = (np.array(found) + prior) / (np.array(lost) + prior)
+    values = np.interp(np.arange(len(names)), middles, shares).tolist()
+    weighed = dict(zip(names, values, strict=True))
+    other = choose(weighed)
+    parts = PARTS / (PARTS + 2), (PARTS + 1) / (PARTS + 2)
+    better = other != plain and left(other, parts[0]) < left(plain, parts[1])
+    return weighed if better else full
+
+
+def _runs(
+    model: ir.Model, products: Mapping[str, Product], feeds: Iterable[Feed], threads: int
+) -> int:
+    """How many of the feeds have VECTORS for the usual product."""
+    few = list(islice(feeds, _LOOKED_AT))
+    found = each_covariance(model, few, list(products), threads=threads)
+    counts = [covariance.count for _, covariance in found]
+    return math.ceil(VECTORS * len(few) / max(float(np.median(counts)), 1.0)) if counts else 1
 
 
 def weighed(offers: Iterable[Menu], shares: Mapping[str, float]) -> list[Menu]:

@@ -74,7 +74,7 @@ def make_plan(
         if shares is None and trials is not None and _fits(settings):
             shares = prospects(
                 subject.model, subject.groups, subject.products, moments, step.offers,
-                step.removal({}), calibration, trials, threads=settings.threads, say=say,
+                step.removal, calibration, trials, threads=settings.threads, say=say,
             )  # fmt: skip
         gone = together(subject.groups, gone, step.removal(shares or {}))
         if goal == settings.target.value:

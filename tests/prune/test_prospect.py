@@ -61,10 +61,17 @@ class _Case:
         self.names = [menu.group for menu in self.offers]
         self.removal = {name: tuple(sorted(order[name].channels[:8])) for name in self.names}
 
-    def prospects(self, removal) -> dict[str, float]:
+    def prospects(self, removal, other=None) -> dict[str, float]:
+        """Where `other` is chosen once shares are known; that is a smaller cut by default."""
         subject = self.subject
+        smaller = {name: channels[:4] for name, channels in removal.items()}
+
+        def choose(shares):
+            plain = all(share == 1 for share in shares.values())
+            return removal if plain else smaller if other is None else other
+
         return prospect.prospects(
-            subject.model, subject.groups, subject.products, self.moments, self.offers, removal,
+            subject.model, subject.groups, subject.products, self.moments, self.offers, choose,
             self.feeds, self.trials, threads=1,
         )  # fmt: skip
 
@@ -108,6 +115,15 @@ def test_parts_that_are_not_cut_take_after_their_neighbours(case) -> None:
 
 def test_where_nothing_goes_all_losses_count_in_full(case) -> None:
     assert case.prospects({}) == dict.fromkeys(case.names, 1.0)
+
+
+def test_shares_that_lead_to_no_better_choice_are_not_taken(case) -> None:
+    full = dict.fromkeys(case.names, 1.0)
+    random = np.random.default_rng(0)
+    larger = {name: tuple(sorted(random.permutation(16)[:12].tolist())) for name in case.names}
+    assert case.prospects(case.removal, larger) == full
+    assert case.prospects(case.removal, case.removal) == full
+    assert case.prospects(case.removal) != full
 
 
 def test_offers_are_weighed_by_group() -> None:

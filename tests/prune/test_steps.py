@@ -127,7 +127,7 @@ def _seeing(said: list[str]) -> bool:
 
 
 def test_what_layers_make_up_for_is_looked_at_once_and_only_where_they_will_be_fitted() -> None:
-    for value, options, wanted in ((0.75, {}, 4), (0.45, {}, 4), (0.75, {"recover": "bias"}, 0)):
+    for value, options, wanted in ((0.75, {}, 6), (0.45, {}, 6), (0.75, {"recover": "bias"}, 0)):
         said = _plan(value, **options)[2]
         assert _seeing(said) == (wanted > 0)
         assert sum(doing.startswith("seeing") for doing in said) <= wanted
