@@ -29,9 +29,9 @@ Say = Callable[[float, str], None]
 
 PARTS = 4
 """In so many parts of its depth a model is cut to see what comes back."""
-VECTORS = 9600
-"""What products read is fitted to about so many vectors: a hundred pictures have them, but of short
-sentences only hundreds. Fewer tell nothing, as a fit to them makes up for nothing."""
+VECTORS = 4800
+"""What products read is fitted to about so many vectors: fifty pictures have them, but of short
+sentences only hundreds. Many fewer tell nothing, as a fit to them makes up for nothing."""
 _LOOKED_AT = 4
 _PRIOR = 0.1
 """So much of the mean loss of a part is added to what is lost and to what is left of it, so that
