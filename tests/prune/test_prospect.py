@@ -86,7 +86,7 @@ class _Case:
         ready = absorb(subject.model, subject.products, self.moments, cut)
         fitted = refine(
             subject.model, remove(ready, subject.groups, cut), subject.products, subject.groups,
-            cut, self.feeds, self.trials, threads=1,
+            cut, self.feeds, self.trials, most=prospect.VECTORS // (8 * 8), threads=1,
         )  # fmt: skip
         return self.trials.divergence(fitted)
 
