@@ -143,6 +143,48 @@ ELEMENTWISE_BINARY = frozenset(
 ELEMENTWISE_VARIADIC = frozenset({"Max", "Mean", "Min", "Sum", "Where"})
 """Any number of inputs (three for Where), broadcast, element by element."""
 
+ASKING = frozenset({"Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual"})
+"""They give true or false for what is not."""
+
+TYPE_KEEPING = (
+    (ELEMENTWISE_UNARY - ASKING - {"Cast"})
+    | (ELEMENTWISE_BINARY - ASKING)
+    | (ELEMENTWISE_VARIADIC - {"Where"})
+    | SHAPE_MOVING
+    | {
+        "AveragePool",
+        "BatchNormalization",
+        "Concat",
+        "Conv",
+        "ConvTranspose",
+        "CumSum",
+        "DepthToSpace",
+        "Dropout",
+        "Gather",
+        "Gemm",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LRN",
+        "LayerNormalization",
+        "LogSoftmax",
+        "MatMul",
+        "MaxPool",
+        "Pad",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
+        "Resize",
+        "Slice",
+        "Softmax",
+        "SpaceToDepth",
+        "Split",
+        "Tile",
+    }
+)
+"""The first output has the element type of the first input."""
+
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
 PURE_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})

@@ -23,6 +23,7 @@ Monomial = tuple[Symbol, ...]
 Dim = Union[int, "Expression"]
 
 _LONGEST_NAME = 400
+_FRESH = "~"
 _NO_JOIN: tuple[str, frozenset[Dim]] = ("", frozenset())
 
 
@@ -102,6 +103,13 @@ def never_equal(left: Dim, right: Dim) -> bool:
     return is_positive(left - right) or is_positive(right - left)
 
 
+def is_followed(dim: Dim) -> bool:
+    """Whether `dim` is a number, or made of integers that have a name of their own."""
+    return isinstance(dim, int) or not any(
+        _FRESH in part.name for monomial, _ in dim.terms for part in monomial
+    )
+
+
 def product(dims: Iterable[Dim]) -> Dim:
     """The product of `dims`; 1 if there are none."""
     result: Dim = 1
@@ -145,7 +153,7 @@ class Names:
     def fresh(self, *, natural: bool = True) -> Expression:
         """An integer nothing is known about, not equal to any other."""
         self._count += 1
-        return symbol(f"~{self._count}", natural=natural)
+        return symbol(f"{_FRESH}{self._count}", natural=natural)
 
     def of(self, operation: str, *operands: Dim, natural: bool) -> Expression:
         """The result of `operation`, which must be a function of its operands alone."""
