@@ -18,7 +18,7 @@ _AT_ONCE = 2
 def runs_at_once(threads: int, samples: int = 0) -> int:
     """How many runs share so many threads, 0 for all there are; `samples` is 0 if not known.
 
-    Counting what a run gave takes one thread, and small operators gain little from several.
+    Small operators gain little from several threads, and counting what a run gave nothing.
     """
     return 1 if samples == 1 or (threads or _processors()) < _AT_ONCE else _AT_ONCE
 
@@ -36,13 +36,13 @@ def _processors() -> int:
 
 
 def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], at_once: int
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: int, *, begun_ahead: int
 ) -> Generator[tuple[Item, Result], None, None]:
     """Each item with what `work` makes of it, in their order.
 
-    `at_once` of them are held, the one that was handed out last among them; the others are worked
-    on in threads meanwhile. Where reading the items fails or is interrupted, what was begun is
-    handed out before that is raised; what follows an item whose work fails is not.
+    `begun_ahead` of them are begun or done while one is handed out; threads work on `at_once` of
+    these at a time. Where reading the items fails or is interrupted, what was begun is handed out
+    before that is raised; what follows an item whose work fails is not.
     """
     if at_once < 2:
         for item in items:
@@ -55,7 +55,7 @@ def in_order(
         for item in items:
             begun.append((item, pool.submit(work, item)))
             del item
-            while len(begun) >= at_once:
+            while len(begun) > begun_ahead:
                 yield _first(begun)
         while begun:
             yield _first(begun)

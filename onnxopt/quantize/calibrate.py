@@ -22,6 +22,7 @@ from onnxopt.quantize.observe import (
     BUDGET_BYTES,
     Activations,
     Observer,
+    Prepared,
     activations,
     refuse_not_finite,
 )
@@ -145,25 +146,31 @@ def _tallies(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Samples that run as one, the number of the first of them, and the call that runs them."""
+    """Samples that run as one, and the number of the first of them."""
 
     first: int
     group: Sequence[Feed]
-    call: Callable[[], Values]
+    prepared: Prepared
 
 
-def _values(run: _Run) -> Values | RuntimeFailed:
+def _ran(run: _Run) -> Values | RuntimeFailed:
     """What a run hands out, or why there is none: the caller knows what to do then."""
     try:
-        return run.call()
+        return run.prepared.rows()
     except RuntimeFailed as error:
         return error
 
 
-def _raised(values: Values | RuntimeFailed) -> Values:
-    if isinstance(values, RuntimeFailed):
-        raise values
-    return values
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a run told: of each value that was looked at, and of all those that are made from it.
+
+    `nbytes` is what the run handed out.
+    """
+
+    roots: Mapping[str, Reading]
+    parts: Mapping[str, Tally]
+    nbytes: int
 
 
 class _Gatherer:
@@ -180,6 +187,8 @@ class _Gatherer:
         budget_bytes: int,
     ) -> None:
         self._tallies = tallies
+        # A run that was interrupted may have added samples already, to some of them.
+        self._known = {name: tally.feeds for name, tally in tallies.items()}
         self._histogram = histogram
         self._families = followers(found, names)
         self._at_once = at_once
@@ -194,50 +203,74 @@ class _Gatherer:
 
     def gather(self, feeds: Iterable[tuple[int, Feed]]) -> None:
         """Add all samples; those that are in a tally already are left out of it."""
-        with closing(in_order(_values, self._prepared(feeds), self._at_once)) as ran:
-            for run, values in ran:
+        # Counting for histograms keeps Python's lock: two threads would wait for each other.
+        work, begun = (_ran, self._at_once - 1) if self._histogram else (self._told, self._at_once)
+        items = self._prepared(feeds)
+        with closing(in_order(work, items, self._at_once, begun_ahead=begun)) as ran:
+            for run, read in ran:
                 try:
-                    self._add(run.group, run.first, _raised(values))
+                    self._add(run.group, run.first, self._done(run, read))
                 except RuntimeFailed:
                     if len(run.group) == 1:
                         raise
                     self._grouping.give_up()
                     for number, feed in enumerate(run.group, run.first):
-                        self._add([feed], number, self._observer.rows([feed], number))
-                del run, values
+                        rows = self._observer.rows([feed], number)
+                        self._add([feed], number, self._read(rows, number))
+                del run, read
 
     def _prepared(self, feeds: Iterable[tuple[int, Feed]]) -> Iterator[_Run]:
         for first, group in self._grouping.groups(feeds):
             yield _Run(first, group, self._observer.prepared(group, first))
             del group
 
-    def _add(self, group: Sequence[Feed], first: int, values: Values) -> None:
-        readings: dict[str, Reading] = {}
-        handed = 0
+    def _told(self, run: _Run) -> _Read | Values | RuntimeFailed:
+        """What a run tells, or why it does not; the values where they run when asked for."""
+        values = _ran(run)
+        if run.prepared.in_parts or isinstance(values, RuntimeFailed):
+            return values
+        return self._read(values, run.first)
+
+    def _done(self, run: _Run, found: _Read | Values | RuntimeFailed) -> _Read:
+        if isinstance(found, RuntimeFailed):
+            raise found
+        return found if isinstance(found, _Read) else self._read(found, run.first)
+
+    def _read(self, values: Values, first: int) -> _Read:
+        """Look at each value and let it go; `first` is the number of the first sample."""
+        roots: dict[str, Reading] = {}
+        parts: dict[str, Tally] = {}
+        nbytes = 0
         for root, rows in values:
-            handed += rows.nbytes
+            nbytes += rows.nbytes
             bounds = [(low, high) for _, low, high in self._families[root]]
             reading = Reading.of(rows, histogram=self._histogram, bounds=bounds)
             wrong = reading.not_finite
             if wrong is not None:
                 refuse_not_finite(root, rows[wrong], first + wrong)
             for follower in self._families[root]:
-                self._add_value(follower, rows, reading, first)
-            readings[root] = replace(reading, histogram=None, finer={})
+                part = self._part(follower, rows, reading, first)
+                if part is not None:
+                    parts[follower[0]] = part
+            roots[root] = replace(reading, histogram=None, finer={})
             del rows
-        self._grouping.learn(group, first, readings, handed // len(group))
+        return _Read(roots, parts, nbytes)
 
-    def _add_value(self, follower: Follower, rows: Array, own: Reading, first: int) -> None:
+    def _part(self, follower: Follower, rows: Array, own: Reading, first: int) -> Tally | None:
+        """What the samples say of a value that the tally does not have yet."""
         name, low, high = follower
-        tally = self._tallies[name]
-        # A run that was interrupted may have added these samples, or some of them.
-        known = max(0, tally.feeds - (first - 1))
+        known = max(0, self._known[name] - (first - 1))
         if known >= len(rows):
-            return
+            return None
         part: Reading | None = None if known else own.clipped(low, high)
         if part is None:
             part = Reading.of(np.clip(rows[known:], low, high), histogram=self._histogram)
-        self._tallies[name] = tally + part.tally()
+        return part.tally()
+
+    def _add(self, group: Sequence[Feed], first: int, read: _Read) -> None:
+        for name, part in read.parts.items():
+            self._tallies[name] = self._tallies[name] + part
+        self._grouping.learn(group, first, read.roots, read.nbytes // len(group))
 
     def _extremes(self, group: Sequence[Feed], first: int) -> dict[str, Reading]:
         return {

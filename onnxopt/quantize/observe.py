@@ -90,6 +90,18 @@ def activations(model: ir.Model) -> Activations:
     return Activations(model, found, _inside_bodies(known), _other_precision(varying))
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Samples that are ready to run: `rows`, called once, gives each value with its name.
+
+    Where the values come in parts, each part runs when it is asked for, and only the thread that
+    the observer belongs to may do so.
+    """
+
+    rows: Callable[[], Iterator[tuple[str, Array]]]
+    in_parts: bool
+
+
 class Observer:
     """Runs a model and hands out values by name, a part of them at a time.
 
@@ -145,15 +157,10 @@ class Observer:
             BadInput: A feed does not fit the model, or has no element at all.
             RuntimeFailed: The feeds do not run.
         """
-        return self.prepared(feeds, first)()
+        return self.prepared(feeds, first).rows()
 
-    def prepared(
-        self, feeds: Sequence[Feed], first: int
-    ) -> Callable[[], Iterator[tuple[str, Array]]]:
-        """What gives the same `rows` when it is called, once, and by any thread.
-
-        It runs the model at once, unless the values are handed out in parts: these run when they
-        are asked for.
+    def prepared(self, feeds: Sequence[Feed], first: int) -> Prepared:
+        """What gives the same `rows` later, and by another thread, see Prepared.
 
         Raises:
             BadInput: A feed does not fit the model, or has no element at all.
@@ -162,14 +169,14 @@ class Observer:
         count = len(feeds)
         parts = self._partition(feed, first)
         if len(parts) != 1:
-            return lambda: _all_as_rows(self._raw(feed, first), count)
+            return Prepared(lambda: _all_as_rows(self._raw(feed, first), count), in_parts=True)
         (part,), session = parts, self._session(parts[0])
 
         def run() -> Iterator[tuple[str, Array]]:
             arrays = self._run(session, feed, list(part), first)
             return _all_as_rows(chain(self._fed(feed), _handed_out(part, arrays)), count)
 
-        return run
+        return Prepared(run, in_parts=False)
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

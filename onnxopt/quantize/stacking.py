@@ -16,8 +16,8 @@ Read = Callable[[Sequence[Feed], int], Mapping[str, Reading]]
 """Runs samples as one, the first of which has this number."""
 
 MOST = 8
-"""So many samples run as one, and no more than hand out `MOST_BYTES` together: more would save little
-time and make the peak of memory a matter of chance."""
+"""So many samples run as one, and no more than hand out `MOST_BYTES` together: more would save
+little time and make the peak of memory a matter of chance."""
 MOST_BYTES = 24 << 20
 
 # Kernels round differently when they see more rows.

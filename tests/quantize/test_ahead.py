@@ -12,7 +12,7 @@ from onnxopt.quantize.ahead import in_order, runs_at_once, threads_each
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_results_come_in_the_order_of_the_items(at_once: int) -> None:
-    found = list(in_order(lambda number: number * number, range(20), at_once))
+    found = list(in_order(lambda number: number * number, range(20), at_once, begun_ahead=2))
     assert found == [(number, number * number) for number in range(20)]
 
 
@@ -25,7 +25,7 @@ def test_no_more_items_are_taken_than_asked_for(at_once: int) -> None:
             taken.append(number)
             yield number
 
-    for number, _ in in_order(str, items(), at_once):
+    for number, _ in in_order(str, items(), at_once, begun_ahead=at_once - 1):
         assert len(taken) <= number + at_once
 
 
@@ -36,7 +36,7 @@ def test_work_goes_on_while_a_result_is_looked_at() -> None:
         if number == 2:
             last_began.set()
 
-    results = in_order(work, range(3), 3)
+    results = in_order(work, range(3), 3, begun_ahead=2)
     next(results)
     assert last_began.wait(60)
 
@@ -58,7 +58,7 @@ def test_what_was_begun_is_handed_out_before_the_items_end_in_an_error(
 ) -> None:
     seen: list[int] = []
     with pytest.raises(error):
-        note(seen, in_order(str, interrupted(error()), at_once))
+        note(seen, in_order(str, interrupted(error()), at_once, begun_ahead=at_once))
     assert seen == [0, 1, 2]
 
 
@@ -66,7 +66,9 @@ def test_what_was_begun_is_handed_out_before_the_items_end_in_an_error(
 def test_nothing_behind_work_that_fails_is_handed_out(at_once: int) -> None:
     seen: list[int] = []
     with pytest.raises(ZeroDivisionError):
-        note(seen, in_order(lambda number: 1 // (2 - number), range(9), at_once))
+        note(
+            seen, in_order(lambda number: 1 // (2 - number), range(9), at_once, begun_ahead=at_once)
+        )
     assert seen == [0, 1]
 
 
