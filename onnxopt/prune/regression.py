@@ -9,7 +9,7 @@ where they are; the rest is drawn to the border.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,10 @@ EVERY = 5
 """Each fifth sample decides on the ridge, and nothing is ever fitted to it: layers that know a
 sample give the later ones less to make up for than they do with others."""
 INFINITE = (-np.inf, np.inf)
+
+Weight: TypeAlias = "tuple[Array, Array | None]"
+"""Rows, float64 [groups, outputs / groups, columns], and a bias, float64 [outputs], or none."""
+
 BLOCK_BYTES = 8 << 20
 """So many vectors are in memory at a time. The others are on disk: memory is the same for more."""
 
@@ -67,8 +71,10 @@ class Vectors:
         """
         if not self._samples:
             return rows, bias
-        problem = _Problem(self._samples, self._limits, centred=bias is not None)
-        return problem.solved(rows, bias, problem.ridge(rows, bias), ROUNDS)
+        problem = _Problem(self._samples, self._limits, rows, bias)
+        ridge, first = problem.chosen()
+        # Without limits every round gives the same.
+        return first if self._limits == INFINITE else problem.solved(ridge, ROUNDS - 1, first)
 
 
 class _Rows:
@@ -150,63 +156,66 @@ def _blocks(samples: Iterable[_Rows]) -> Iterator[_Rows]:
 class _Problem:
     """Normal equations of vectors, those that decide on the ridge apart from the others."""
 
-    def __init__(self, samples: Spool, limits: tuple[float, float], *, centred: bool) -> None:
+    def __init__(
+        self, samples: Spool, limits: tuple[float, float], rows: Array, bias: Array | None
+    ) -> None:
         self._limits = limits
-        self._centred = centred
+        self._centred = bias is not None
+        self._before: Weight = rows, bias
         # Squares of what is far from 0 lose digits.
-        self._centre = _centre(samples) if centred else np.zeros_like(_centre(samples))
+        self._centre = _centre(samples) if self._centred else np.zeros_like(_centre(samples))
         deciding = range(EVERY - 1, len(samples), EVERY)
         places = [at for at in range(len(samples)) if at not in deciding]
         self._fit, self._deciding = (
             _Part((_Rows(**samples[at]) for at in part), self._centre)
             for part in (places, deciding)
         )
-        self._usual = np.asarray(self._fit.goals) / self._fit.count
-        self._linear: tuple[Array, Array] | None = None
-
-    def ridge(self, rows: Array, bias: Array | None) -> float:
-        """The one of RIDGES that suits the vectors kept apart best."""
-        if not self._deciding.count:
-            return RIDGES[len(RIDGES) // 2]
-        found = [self.solved(rows, bias, ridge, 1) for ridge in RIDGES]
-        return RIDGES[int(np.argmin([self._error(*each) for each in found]))]
-
-    def solved(
-        self, rows: Array, bias: Array | None, ridge: float, rounds: int
-    ) -> tuple[Array, Array | None]:
-        """The weight and the bias that are best after so many rounds.
-
-        `ridge` is how strongly they hold on to `rows`, against the mean variance of what is read.
-        """
         count = self._fit.count
-        second = np.asarray(self._fit.squares) / count
-        mean = np.asarray(self._fit.sums) / count
+        self._usual = np.asarray(self._fit.goals) / count
+        self._mean = np.asarray(self._fit.sums) / count
+        self._second = np.asarray(self._fit.squares) / count
         if self._centred:
-            second = second - mean[:, :, None] * mean[:, None, :]
-        spread = np.trace(second, axis1=1, axis2=2) / second.shape[1]
+            self._second = self._second - self._mean[:, :, None] * self._mean[:, None, :]
+        self._first = self._cross(self._before)
+
+    def chosen(self) -> tuple[float, Weight]:
+        """The one of RIDGES that suits the vectors kept apart best, and what one round gives."""
+        if not self._deciding.count:
+            ridge = RIDGES[len(RIDGES) // 2]
+            return ridge, self.solved(ridge, 1, self._before)
+        found = [self.solved(ridge, 1, self._before) for ridge in RIDGES]
+        best = int(np.argmin([self._error(weight) for weight in found]))
+        return RIDGES[best], found[best]
+
+    def solved(self, ridge: float, rounds: int, found: Weight) -> Weight:
+        """The weight and the bias after so many more rounds from those that were found.
+
+        `ridge` is how strongly they hold on to those before, against the mean variance of what is
+        read.
+        """
+        rows, bias = self._before
+        size = self._second.shape[1]
+        spread = np.trace(self._second, axis1=1, axis2=2) / size
         level = ridge * np.maximum(spread, 1e-12)[:, None, None]
-        held = second + level * np.eye(second.shape[1])
-        found = rows, bias
-        for _ in range(rounds if self._limits != INFINITE else 1):
-            cross, goal = self._cross(found, mean)
+        held = self._second + level * np.eye(size)
+        for _ in range(rounds):
+            cross, goal = self._first if found is self._before else self._cross(found)
             fitted = np.linalg.solve(held, cross + level * rows.swapaxes(1, 2)).swapaxes(1, 2)
-            shift = np.einsum("god,gd->go", fitted, mean + self._centre).reshape(-1)
+            shift = np.einsum("god,gd->go", fitted, self._mean + self._centre).reshape(-1)
             found = fitted, None if bias is None else goal - shift
         return found
 
-    def _cross(self, found: tuple[Array, Array | None], mean: Array) -> tuple[Array, Array]:
+    def _cross(self, found: Weight) -> tuple[Array, Array]:
         """Moments of what is read with what is wanted, and the mean of that."""
         cross, total = (each / self._fit.count for each in self._sums(found))
         if not self._centred:
             return cross, np.zeros(total.shape)
         # The moments are those with what is wanted less what is usual: its mean is `total`.
-        apart = mean[:, :, None] * total.reshape(len(mean), 1, -1)
+        apart = self._mean[:, :, None] * total.reshape(len(self._mean), 1, -1)
         return cross - apart, total + self._usual
 
-    def _sums(self, found: tuple[Array, Array | None]) -> tuple[Array, Array]:
+    def _sums(self, found: Weight) -> tuple[Array, Array]:
         """Sums of what is wanted, less what is usual, with what is read and alone."""
-        if self._linear is not None:
-            return self._linear
         usual = np.asarray(self._usual if self._centred else 0.0, np.float32)
         cross: Array | float = 0.0
         total: Array | float = 0.0
@@ -215,21 +224,17 @@ class _Problem:
             total += apart.sum(axis=0, dtype=np.float64)
             apart = apart.reshape(len(apart), len(block.read), -1).swapaxes(0, 1)
             cross += np.matmul(block.read.swapaxes(1, 2), apart).astype(np.float64)
-        sums = np.asarray(cross), np.asarray(total)
-        if self._limits == INFINITE:
-            # Without limits it does not depend on what is found.
-            self._linear = sums
-        return sums
+        return np.asarray(cross), np.asarray(total)
 
-    def _error(self, rows: Array, bias: Array | None) -> float:
+    def _error(self, found: Weight) -> float:
         """The mean squared distance from the goals of the vectors kept apart."""
         total = 0.0
         for block in self._deciding:
-            missed = self._wanted((rows, bias), block) - self._outputs((rows, bias), block)
+            missed = self._wanted(found, block) - self._outputs(found, block)
             total += float(np.square(missed).sum(dtype=np.float64))
         return total / self._deciding.count
 
-    def _wanted(self, found: tuple[Array, Array | None], block: _Rows) -> Array:
+    def _wanted(self, found: Weight, block: _Rows) -> Array:
         """What the product should give for the vectors; beyond a limit that is what it gives."""
         if self._limits == INFINITE:
             return block.missing
@@ -237,7 +242,7 @@ class _Problem:
         given = self._outputs(found, block) + added
         return np.asarray(bounded(block.goals, given, self._limits) - added)
 
-    def _outputs(self, found: tuple[Array, Array | None], block: _Rows) -> Array:
+    def _outputs(self, found: Weight, block: _Rows) -> Array:
         """What the product gives for the vectors."""
         rows, bias = found
         shift = np.einsum("god,gd->go", rows, self._centre).reshape(-1)
