@@ -99,14 +99,15 @@ class Call:
     def split(self, model: ir.Model, *, confirm: bool = False) -> Samples | None:
         """The samples for the optimized model, some kept apart; None without data.
 
-        With `confirm` some more are kept apart that decide nothing, see samples.Samples.
+        With `confirm` some more are kept apart that decide nothing, see samples.Samples; else
+        they are kept apart in blocks, as more is learned from the others then.
         """
         data = self.data
         if data.source is None:
             return None
         return samples.split(
             data.source, model, batch=data.batch, preprocess=data.preprocess,
-            labels=data.metric.labels, seed=self.seed, confirm=confirm,
+            labels=data.metric.labels, seed=self.seed, confirm=confirm, blocks=not confirm,
         )  # fmt: skip
 
     def score(

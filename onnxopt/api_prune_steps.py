@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -29,7 +28,7 @@ from onnxopt.prune.mirror import with_mirrored
 from onnxopt.prune.plan import PrunePlan, nothing_left
 from onnxopt.prune.trial import Trials
 from onnxopt.prune.unpad import Unpadded
-from onnxopt.quantize.samples import Samples
+from onnxopt.quantize.samples import Samples, spread
 from onnxopt.quantize.spool import Spool
 from onnxopt.report.distillation import DistillReport
 from onnxopt.report.pruning import PruneReport
@@ -105,7 +104,7 @@ class Run:
         calibration: Iterable[Feed] = ()
         if split is not None and search.needs_data(settings):
             count = search.trial_count(sum(weights.values()))
-            held = Spool(Unpadded.of(islice(split.held, count), model))
+            held = Spool(Unpadded.of(spread(split.held, count), model))
             calibration = Unpadded.of(split.calibration, model)
             calibration = with_mirrored(
                 calibration, split.held, subject.model, threads=settings.threads

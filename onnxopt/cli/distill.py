@@ -11,7 +11,7 @@ from onnxopt.cli.output import Telling
 from onnxopt.errors import BadInput
 
 LOSSES = ["auto", "kl", "mse", "cosine"]
-DATA = f"Samples of real inputs, no labels: {options.FORMS}. Each fifth is kept apart."
+DATA = f"Samples of real inputs, no labels: {options.FORMS}. A fifth is kept apart."
 
 
 @click.command("distill", short_help="Let a model's answers train a smaller one.")

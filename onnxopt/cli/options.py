@@ -22,7 +22,7 @@ FORMS = (
     " or a function that gives dicts"
 )
 """What --data may be."""
-APART = f"Samples of real inputs, no labels: {FORMS}. Each fifth run is kept apart to measure on."
+APART = f"Samples of real inputs, no labels: {FORMS}. A fifth is kept apart to measure on."
 
 
 def input_shape(text: str) -> tuple[str, Shape]:

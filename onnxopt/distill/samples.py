@@ -15,6 +15,7 @@ from onnxopt.check.data import read_data
 from onnxopt.check.images import Images, Photo, Preprocess
 from onnxopt.check.inputs import Feed, inputs_of
 from onnxopt.errors import BadInput
+from onnxopt.quantize.samples import is_apart
 
 FEWEST_APART = 10
 IN_MEMORY = 1 << 30
@@ -73,7 +74,7 @@ def read(
     held: float,
     apart: Sequence[Feed] = (),
 ) -> Samples:
-    """Read all samples, past a gigabyte into a temporary file, and keep each `1 / held`-th apart.
+    """Read all samples, past a gigabyte into a temporary file, and keep a share apart, in blocks.
 
     Where the caller keeps runs `apart`, all of `data` is trained on. With fewer than ten samples
     all of them serve for both.
@@ -109,8 +110,8 @@ def read(
         note = f"{total} samples are too few to keep some apart: the best weights were chosen by"
         return Samples(feeds, feeds, stacks, f"{note} those that were trained on", photos)
     every = max(2, round(1 / held))
-    apart = tuple(feed for number, feed in enumerate(feeds) if number % every == every - 1)
-    rest = tuple(feed for number, feed in enumerate(feeds) if number % every != every - 1)
+    apart = tuple(feed for at, feed in enumerate(feeds) if is_apart(at, total, every))
+    rest = tuple(feed for at, feed in enumerate(feeds) if not is_apart(at, total, every))
     note = f"{len(apart)} of {total} samples were kept apart to choose the best weights by"
     return Samples(rest, apart, stacks, note, photos)
 

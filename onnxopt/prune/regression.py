@@ -21,8 +21,11 @@ ROUNDS = 4
 """How often the goals beyond a border are set anew."""
 RIDGES = (0.003, 0.03, 0.3, 3.0, 30.0)
 EVERY = 5
-"""Each fifth sample decides on the ridge, and nothing is ever fitted to it: layers that know a
-sample give the later ones less to make up for than they do with others."""
+"""Each fifth sample, or block of samples, decides on the ridge, and nothing is ever fitted to it:
+layers that know a sample give the later ones less to make up for than they do with others."""
+_LEAST_BLOCK = 2 * EVERY
+"""Blocks hold whole rounds of pictures and mirrored ones, see mirror."""
+_BLOCKS = 40
 INFINITE = (-np.inf, np.inf)
 
 Weight: TypeAlias = "tuple[Array, Array | None]"
@@ -164,7 +167,7 @@ class _Problem:
         self._before: Weight = rows, bias
         # Squares of what is far from 0 lose digits.
         self._centre = _centre(samples) if self._centred else np.zeros_like(_centre(samples))
-        deciding = range(EVERY - 1, len(samples), EVERY)
+        deciding = set(decide(len(samples)))
         places = [at for at in range(len(samples)) if at not in deciding]
         self._fit, self._deciding = (
             _Part((_Rows(**samples[at]) for at in part), self._centre)
@@ -179,13 +182,26 @@ class _Problem:
         self._first = self._cross(self._before)
 
     def chosen(self) -> tuple[float, Weight]:
-        """The one of RIDGES that suits the vectors kept apart best, and what one round gives."""
+        """The one of RIDGES that suits the vectors kept apart best, and what one round gives.
+
+        The error falls and then rises with the ridge, so that not all of them are tried.
+        """
+        best = len(RIDGES) // 2
+        weight = self.solved(RIDGES[best], 1, self._before)
         if not self._deciding.count:
-            ridge = RIDGES[len(RIDGES) // 2]
-            return ridge, self.solved(ridge, 1, self._before)
-        found = [self.solved(ridge, 1, self._before) for ridge in RIDGES]
-        best = int(np.argmin([self._error(weight) for weight in found]))
-        return RIDGES[best], found[best]
+            return RIDGES[best], weight
+        least = self._error(weight)
+        for step in (1, -1):
+            start = best
+            while 0 <= best + step < len(RIDGES):
+                other = self.solved(RIDGES[best + step], 1, self._before)
+                error = self._error(other)
+                if error >= least:
+                    break
+                best, weight, least = best + step, other, error
+            if best != start:
+                break
+        return RIDGES[best], weight
 
     def solved(self, ridge: float, rounds: int, found: Weight) -> Weight:
         """The weight and the bias after so many more rounds from those that were found.
@@ -247,6 +263,16 @@ class _Problem:
         rows, bias = found
         shift = np.einsum("god,gd->go", rows, self._centre).reshape(-1)
         return outputs(block.read, rows, shift if bias is None else shift + bias)
+
+
+def decide(count: int) -> list[int]:
+    """The places of the samples that decide on the ridge, of so many, counted from 0.
+
+    Neighbours may be alike, so that they are blocks where there are enough (see samples.is_apart).
+    """
+    block = max(1, round(count / _BLOCKS / _LEAST_BLOCK)) * _LEAST_BLOCK
+    size = block if count >= EVERY * block else 1
+    return [place for place in range(count) if place // size % EVERY == EVERY - 1]
 
 
 def _centre(samples: Spool) -> Array:

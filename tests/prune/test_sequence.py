@@ -175,6 +175,20 @@ def test_samples_that_decide_on_the_ridge_are_never_fitted(monkeypatch) -> None:
     assert np.abs(moved[1] - bias).max() > 1
 
 
+@pytest.mark.parametrize("count", [50, 160, 320, 800, 4000])
+def test_blocks_decide_on_the_ridge_and_mirrored_pictures_stay_together(count: int) -> None:
+    places = regression.decide(count)
+    assert 0.1 <= len(places) / count <= 0.21
+    # Five pictures and their five mirrored ones, see mirror.
+    assert len({place // 10 for place in places}) == len(places) / 10
+    runs = [place for place in places if place - 1 not in places]
+    assert len(runs) <= 8
+
+
+def test_few_samples_decide_one_by_one() -> None:
+    assert regression.decide(12) == [4, 9]
+
+
 def test_more_samples_take_no_more_memory() -> None:
     vectors = Vectors(most_bytes=20_000)
     weight, _, samples = _problem(400)

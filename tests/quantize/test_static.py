@@ -318,6 +318,24 @@ def test_each_fifth_run_is_kept_apart(net: onnx.ModelProto, data: dict[str, Any]
     np.testing.assert_array_equal(split.held[0]["x"], data["x"][4:5])
 
 
+def test_blocks_of_runs_are_kept_apart_where_neighbours_may_be_alike(net: onnx.ModelProto) -> None:
+    images = np.zeros((170, 8, 6, 6), np.float32)
+    images[:, 0, 0, 0] = np.arange(170)
+    split = samples.split({"x": images}, onnxopt.load(net), labels=np.arange(170), blocks=True)
+    held = [int(feed["x"][0, 0, 0, 0]) for feed in split.held]
+    assert held == [place for place in range(170) if place // 4 % 5 == 4]
+    assert split.labels is not None and split.labels.tolist() == held
+    assert "32 runs of 170 kept apart to measure on: in 8 blocks" in split.note
+    used = sorted(held + [int(feed["x"][0, 0, 0, 0]) for feed in split.calibration])
+    assert used == list(range(170))
+
+
+def test_a_few_of_many_runs_are_spread_over_all_of_them() -> None:
+    runs = [{"x": np.array(place)} for place in range(40)]
+    assert [int(run["x"]) for run in samples.spread(runs, 5)] == [0, 8, 16, 24, 32]
+    assert len(list(samples.spread(runs, 100))) == 40
+
+
 def test_few_samples_tell_what_a_class_that_changes_costs() -> None:
     wanted = [{"y": np.array([[1.0, 0.0]])}, {"y": np.array([[1.0, 0.9]])}]
     found = [{"y": np.array([[1.0, 0.5]])}, {"y": np.array([[1.0, 0.9]])}]
