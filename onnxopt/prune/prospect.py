@@ -21,9 +21,9 @@ from onnxopt.prune.products import Product
 from onnxopt.prune.records import Group, Removal
 from onnxopt.prune.recover import absorb
 from onnxopt.prune.sequence import refine
-from onnxopt.prune.trial import Trials
+from onnxopt.prune.trial import Tap, Trials
 from onnxopt.prune.walk import name_of
-from onnxopt.quantize.covariance import Covariance, each_covariance
+from onnxopt.quantize.covariance import PATCHES, Covariance
 
 Say = Callable[[float, str], None]
 
@@ -108,10 +108,13 @@ def _runs(
     model: ir.Model, products: Mapping[str, Product], feeds: Iterable[Feed], threads: int
 ) -> int:
     """How many of the feeds have VECTORS for the usual product."""
-    few = list(islice(feeds, _LOOKED_AT))
-    found = each_covariance(model, few, list(products), threads=threads)
-    counts = [covariance.count for _, covariance in found]
-    return math.ceil(VECTORS * len(few) / max(float(np.median(counts)), 1.0)) if counts else 1
+    tap = Tap(model, [product.source for product in products.values()], threads=threads)
+    counts = []
+    for feed in islice(feeds, _LOOKED_AT):
+        values = tap.run(feed)
+        found = [p.vectors.vectors(values[p.source], PATCHES, 1) for p in products.values()]
+        counts.append(float(np.median([vectors.shape[1] for vectors in found])))
+    return math.ceil(VECTORS / max(float(np.mean(counts)), 1.0)) if counts else 1
 
 
 def weighed(offers: Iterable[Menu], shares: Mapping[str, float]) -> list[Menu]:
