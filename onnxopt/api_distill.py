@@ -109,8 +109,9 @@ def distill(
             between them, "module:function" or a function of a feed and a numpy random generator
             (see distill.augment.augmenter).
         held: The share of samples that is kept apart; or the runs that are, none of them in `data`.
-            A student that was made from these data is best judged by others: each fifth is what
-            `prune` and `quantize` keep apart as well.
+            A student that was made from these data is best judged by others: a fifth is what
+            `prune` keeps apart as well. `quantize` keeps other ones apart: give a student of it
+            runs that it was not calibrated on.
         patience: Stop after so many looks at the held samples without a better one, of twenty; 0
             goes on to the end.
         average: Judge and keep weights averaged over the last tenth of the steps.

@@ -22,8 +22,8 @@ FEWEST_EPOCHS, MOST_EPOCHS = 5, 150
 MATCH_WEIGHT = 1.0
 BATCH = 16
 HELD = 0.2
-"""The share, and so the samples, that prune and quantize keep apart too: a student that was made
-from the others says little on those."""
+"""The share, and so the samples, that prune keeps apart too: a student that was made from some
+says little on those. Of what quantize was calibrated on some are among them."""
 
 Augment: TypeAlias = "str | Callable[..., Mapping[str, Any]]"
 

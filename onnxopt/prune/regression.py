@@ -167,8 +167,8 @@ class _Problem:
         self._before: Weight = rows, bias
         # Squares of what is far from 0 lose digits.
         self._centre = _centre(samples) if self._centred else np.zeros_like(_centre(samples))
-        deciding = set(decide(len(samples)))
-        places = [at for at in range(len(samples)) if at not in deciding]
+        deciding = decide(len(samples))
+        places = sorted(set(range(len(samples))).difference(deciding))
         self._fit, self._deciding = (
             _Part((_Rows(**samples[at]) for at in part), self._centre)
             for part in (places, deciding)
