@@ -38,8 +38,8 @@ BLOCK_BYTES = 8 << 20
 class Vectors:
     """What a product reads, what is added to its output later, and what should come out then.
 
-    They lie on disk. Once there are more than `most_bytes`, every second one of all samples is
-    dropped.
+    They lie on disk. Once there are more than `most_bytes`, half of those of each sample are
+    dropped, drawn at random: every second one would be every second column of a picture.
     """
 
     def __init__(self, limits: tuple[float, float] = INFINITE, most_bytes: int = 1 << 60) -> None:
@@ -51,12 +51,13 @@ class Vectors:
 
     def add(self, read: Array, goals: Array, added: Array | None = None) -> None:
         """Add those of one sample: [groups, n, columns], [n, outputs], and as much as that."""
-        self._keep(_Rows(read, goals, added).thinned(self._step))
+        order = np.random.default_rng(len(self._samples)).permutation(len(goals))
+        self._keep(_Rows(read, goals, added).taken(order[:: self._step]))
         while self.nbytes > self._room and self._step < read.shape[1]:
             self._step *= 2
             before, self._samples, self.nbytes = self._samples, Spool(), 0
             for each in before:
-                self._keep(_Rows(**each).thinned(2))
+                self._keep(_Rows(**each).taken(slice(None, None, 2)))
 
     def _keep(self, sample: _Rows) -> None:
         self._samples.add(sample.arrays)
@@ -112,11 +113,8 @@ class _Rows:
         """The goals, less what is added later."""
         return self.goals if self.added is None else self.goals - self.added
 
-    def thinned(self, step: int) -> _Rows:
-        """Each so many-th vector."""
-        if step == 1:
-            return self
-        at = slice(None, None, step)
+    def taken(self, at: Array | slice) -> _Rows:
+        """The vectors at these places."""
         added = None if self.added is None else self.added[at].copy()
         return _Rows(self.read[:, at].copy(), self.goals[at].copy(), added)
 

@@ -199,6 +199,18 @@ def test_more_samples_take_no_more_memory() -> None:
     assert np.allclose(fitted, weight, atol=0.05)
 
 
+def test_of_many_pictures_vectors_from_everywhere_are_fitted() -> None:
+    vectors = Vectors(most_bytes=10_000)
+    places = np.arange(64) % 8
+    for number in range(40):
+        values = np.random.default_rng(number).normal(size=64)
+        # Each column of a picture of 8x8 is read by a weight of its own.
+        read = np.where(places[:, None] == np.arange(8), values[:, None], 0.0)[None]
+        vectors.add(read, values[:, None] * (1 + places[:, None]))
+    fitted, _ = vectors.fitted(np.zeros((1, 1, 8)), None)
+    np.testing.assert_allclose(fitted[0, 0], np.arange(1, 9), rtol=0.1)
+
+
 SEPARABLE = """g (float[N,4,6,6] x) => (float[N,8,4,4] y) {
     [first] a = Conv(x, w0, b0)
     ra = Relu(a)
