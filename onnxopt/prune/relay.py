@@ -6,7 +6,7 @@ all products of a model takes about one run of it a sample, and no more memory f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,20 +48,27 @@ class Relay:
         """
         crossing = crossing_values(model, node)
         names = tuple(dict.fromkeys((*wanted, *crossing)))
-        piece: _Piece | None = None
+        piece: Piece | None = None
         reached = Spool()
         for stand in self._stands:
-            piece = piece or _Piece(model, stand, names, self._threads)
+            piece = piece or Piece(model, stand, names, self._threads)
             found = piece.run(stand)
             reached.add({name: found[name] for name in crossing})
             yield {name: _finite(name, found[name]) for name in wanted}
         self._stands = reached
 
-    def onward(self, model: ir.Model, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The wanted values of each sample, run from where the walk stands; it stays there."""
-        piece: _Piece | None = None
-        for stand in self._stands:
-            piece = piece or _Piece(model, stand, wanted, self._threads)
+    def onward(
+        self, model: ir.Model, wanted: Sequence[str], places: Collection[int] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The wanted values of each sample, run from where the walk stands; it stays there.
+
+        With `places` only of the samples at these, counted from 0.
+        """
+        piece: Piece | None = None
+        for place, stand in enumerate(self._stands):
+            if places is not None and place not in places:
+                continue
+            piece = piece or Piece(model, stand, wanted, self._threads)
             yield piece.run(stand)
 
 
@@ -79,7 +86,7 @@ def crossing_values(model: ir.Model, node: str) -> tuple[str, ...]:
     return tuple(str(name) for name in known if name in read)
 
 
-class _Piece:
+class Piece:
     """The part of a model between the values of a sample and those that are asked for."""
 
     def __init__(self, model: ir.Model, given: Feed, names: Sequence[str], threads: int) -> None:

@@ -179,7 +179,7 @@ def carry_out(
         if squares and trials is not None:
             refined = refine(
                 subject.model, stages[-1][1], subject.products, subject.groups, removal,
-                calibration, trials, threads=settings.threads, say=say,
+                calibration, trials, threads=settings.threads, jointly=True, say=say,
             )  # fmt: skip
             stages = [*stages[:-1], ("least squares", stages[-1][1]), ("in sequence", refined)]
     if trials is None:

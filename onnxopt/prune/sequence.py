@@ -9,6 +9,7 @@ earlier layers are made up for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,14 +18,14 @@ import onnx_ir as ir
 
 from onnxopt.check.inputs import Feed
 from onnxopt.prune.apply import Gone, gone_from
-from onnxopt.prune.products import Product, Weights, all_products, limits, outputs_like, targets
+from onnxopt.prune.pairs import Goal, Pair, follower
+from onnxopt.prune.products import Product, Weights, all_products, outputs_like, places_of
 from onnxopt.prune.records import Group, Removal
-from onnxopt.prune.regression import Vectors
+from onnxopt.prune.regression import Vectors, decide
 from onnxopt.prune.relay import Relay
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize.covariance import PATCHES
-from onnxopt.quantize.patches import Window, drawn
-from onnxopt.quantize.spool import repeatable
+from onnxopt.quantize.spool import Spool, repeatable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Say = Callable[[float, str], None]
@@ -38,6 +39,10 @@ _VECTORS_A_COLUMN = 8
 _MOST_WHOLE = 256
 _SHARES = (1.0, 0.5)
 """How much of the way to a fit is gone where each is tried on the outputs."""
+_STEPS = (1.0, 0.5, 0.25)
+"""How much of a step that two products take together is tried."""
+_ROUNDS = 3
+"""How often two products are moved in turn."""
 
 
 def refine(
@@ -52,6 +57,7 @@ def refine(
     most: int = MOST,
     threads: int = 0,
     careful: bool = True,
+    jointly: bool = False,
     say: Say | None = None,
 ) -> ir.Model:
     """A copy of `pruned` whose products are fitted one after the other, or itself.
@@ -70,12 +76,13 @@ def refine(
         most: Runs of `feeds` to use at most.
         threads: Threads of the sessions.
         careful: Do it once more where it was in vain; else take the better one of both models.
+        jointly: Move products for what those behind them make of them, see pairs.
         say: Told the share done and what is going on.
     """
-    wanted = _wanted(all_products(pruned, products), removal)
+    wanted = _wanted(all_products(pruned, products), removal, pruned if jointly else None)
     if not wanted:
         return pruned
-    walk = _Walk(original, wanted, gone_from(groups, removal), feeds, most, threads, say)
+    walk = _Walk(original, wanted, gone_from(groups, removal), feeds, most, threads, say, jointly)
     distance = trials.divergence(pruned)
     fitted = walk.through(pruned)
     if trials.divergence(fitted) < distance:
@@ -83,16 +90,21 @@ def refine(
     return walk.through(pruned, trials) if careful else pruned
 
 
-def _wanted(every: Sequence[Product], removal: Removal) -> list[Product]:
+def _wanted(every: Sequence[Product], removal: Removal, model: ir.Model | None) -> list[Product]:
     """The products from the first one that lost columns on; of very many those that lost some.
 
-    The whole ones can make up for what others lost: the last ones before the outputs do most.
+    The whole ones can make up for what others lost: the last ones before the outputs do most. With
+    the model, those before a product that lost columns come along, see pairs.
     """
     touched = [len(product.gone(removal)) > 0 for product in every]
-    rest = list(every[touched.index(True) :]) if any(touched) else []
+    start = touched.index(True) if any(touched) else len(every)
+    rest = list(every[start:])
     if len(rest) > _MOST_WHOLE:
         rest = [product for product, lost in zip(every, touched, strict=True) if lost]
-    return rest
+    if model is None or not rest:
+        return rest
+    ahead = [each for each in every[:start] if follower(each, rest, model) is not None]
+    return [*ahead, *rest]
 
 
 class _Walk:
@@ -107,6 +119,7 @@ class _Walk:
         most: int,
         threads: int,
         say: Say | None,
+        jointly: bool,
     ) -> None:
         self._original = original
         self._products = products
@@ -115,6 +128,7 @@ class _Walk:
         self._most = most
         self._threads = threads
         self._say = say
+        self._jointly = jointly
 
     def through(self, model: ir.Model, trials: Trials | None = None) -> ir.Model:
         """Fit all products; with `trials` only where the outputs come nearer to the original's."""
@@ -128,6 +142,8 @@ class _Walk:
             for candidate in _candidates(model, product, vectors):
                 if trials is None or distance is None:
                     model = candidate
+                    if self._jointly:
+                        model = self._together(product, model, before, after)
                     break
                 found = trials.divergence(candidate)
                 if found < distance:
@@ -140,27 +156,81 @@ class _Walk:
 
     def _vectors(self, product: Product, model: ir.Model, before: Relay, after: Relay) -> Vectors:
         """What a product of `model` reads on all samples, and what it should give."""
-        target, added = targets(product, self._original)
-        cut = [(axis, at) for (name, axis), at in self._gone.items() if name == target]
-        wanted = [product.source, *([added] if added else [])]
-        shape = Weights(model).rows(product).shape
-        vectors = Vectors(limits(target, self._original), room(*shape))
-        pairs = zip(
-            before.to(self._original, product.node, [target]),
-            after.to(model, product.node, wanted),
-            strict=True,
-        )
-        for number, (should, found) in enumerate(pairs, 1):
-            goal, source = should[target], found[product.source]
+        goal = Goal.of(product, self._original)
+        goals = self._whole(goal, before.to(self._original, product.node, [goal.name]))
+        found = after.to(model, product.node, _needed(product, goal))
+        return _gathered(product, model, goal, zip(goals, found, strict=True))
+
+    def _whole(self, goal: Goal, samples: Iterable[Feed]) -> Iterator[Array]:
+        """What should come out for each sample, less the channels that are gone."""
+        cut = [(axis, at) for (name, axis), at in self._gone.items() if name == goal.name]
+        for each in samples:
+            found = np.asarray(each[goal.name])
             for axis, at in cut:
-                goal = np.delete(goal, at, axis=axis)
-            chosen = _chosen(product, source, goal, number)
-            vectors.add(
-                product.vectors.vectors(source, PATCHES, number),
-                outputs_like(product, goal, chosen),
-                outputs_like(product, found[added], chosen) if added else None,
+                found = np.delete(found, at, axis=axis)
+            yield found
+
+    def _together(self, first: Product, model: ir.Model, before: Relay, after: Relay) -> ir.Model:
+        """Move a product for what the one behind it makes of it; both walks stand before it."""
+        second = follower(first, self._products, model)
+        if second is None:
+            return model
+        goal = Goal.of(second, self._original)
+        goals = Spool(
+            {"goal": each} for each in self._whole(goal, before.onward(self._original, [goal.name]))
+        )
+        deciding = decide(len(goals))
+
+        def samples(
+            of: ir.Model, names: Sequence[str], places: Sequence[int] | None = None
+        ) -> Iterator[tuple[Array, Feed]]:
+            at = range(len(goals)) if places is None else places
+            found = after.onward(of, names, places)
+            return zip((np.asarray(goals[place]["goal"]) for place in at), found, strict=True)
+
+        def missed(of: ir.Model) -> float:
+            return sum(
+                float(np.square(goal.missed(wanted, found)).sum(dtype=np.float64))
+                for wanted, found in samples(of, [goal.name], deciding)
             )
-        return vectors
+
+        for _ in range(_ROUNDS):
+            read = _gathered(second, model, goal, samples(model, _needed(second, goal)))
+            model = next(_candidates(model, second, read))
+            pair = Pair(model, first, second, goal, self._threads)
+            size = room(*Weights(model).rows(first).shape)
+            steps = pair.steps(partial(samples, model, pair.names), size)
+            least, best = missed(model), model
+            for candidate in _candidates(model, first, steps, _STEPS):
+                found = missed(candidate)
+                if found >= least and best is not model:
+                    break
+                if found < least:
+                    least, best = found, candidate
+            if best is model:
+                break
+            model = best
+        return model
+
+
+def _needed(product: Product, goal: Goal) -> list[str]:
+    return [product.source, *([goal.added] if goal.added else [])]
+
+
+def _gathered(
+    product: Product, model: ir.Model, goal: Goal, samples: Iterable[tuple[Array, Feed]]
+) -> Vectors:
+    """What a product of `model` reads, and what it should give, of samples with what is needed."""
+    vectors = Vectors(goal.limits, room(*Weights(model).rows(product).shape))
+    for number, (wanted, found) in enumerate(samples, 1):
+        source = np.asarray(found[product.source])
+        chosen = places_of(product, source, wanted, number)
+        vectors.add(
+            product.vectors.vectors(source, PATCHES, number),
+            outputs_like(product, wanted, chosen),
+            outputs_like(product, found[goal.added], chosen) if goal.added else None,
+        )
+    return vectors
 
 
 def room(groups: int, outputs: int, columns: int) -> int:
@@ -169,23 +239,15 @@ def room(groups: int, outputs: int, columns: int) -> int:
     return min(max(LEAST_BYTES, _VECTORS_A_COLUMN * columns * each), MOST_BYTES)
 
 
-def _candidates(model: ir.Model, product: Product, vectors: Vectors) -> Iterator[ir.Model]:
+def _candidates(
+    model: ir.Model, product: Product, vectors: Vectors, shares: Sequence[float] = _SHARES
+) -> Iterator[ir.Model]:
     """Copies of the model with the product's weight moved to its fit, bold ones first."""
     weights = Weights(model)
     rows, bias = weights.rows(product), weights.bias(product)
     fitted, offset = vectors.fitted(rows, bias)
-    for share in _SHARES:
+    for share in shares:
         copy = model.clone()
         moved = None if bias is None or offset is None else bias + share * (offset - bias)
         Weights(copy).put(product, rows + share * (fitted - rows), moved)
         yield copy
-
-
-def _chosen(product: Product, source: Array, goal: Array, number: int) -> Array:
-    """The places of the vectors that `Vectors.vectors` draws, among the rows of the output."""
-    if isinstance(product.vectors, Window):
-        places = goal.shape[0] * int(np.prod(goal.shape[2:]))
-        return drawn(places, PATCHES * goal.shape[0], number)
-    samples = source.shape[0] if source.ndim > 1 else 1
-    axis = -2 if product.vectors.transposed else -1
-    return drawn(source.size // source.shape[axis], PATCHES * samples, number)

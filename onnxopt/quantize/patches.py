@@ -51,11 +51,15 @@ class Window:
 
     def _padded(self, image: Array) -> Array:
         count = len(self.kernel)
-        pads = self.pads if self.pads is not None else self._automatic(image.shape[2:])
+        pads = self.padding(image.shape[2:])
         if not any(pads):
             return image
         spatial = zip(pads[:count], pads[count:], strict=True)
         return np.pad(image, [(0, 0), (0, 0), *spatial])
+
+    def padding(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """What is added before and then behind each axis of an image of these sizes."""
+        return self.pads if self.pads is not None else self._automatic(sizes)
 
     def _automatic(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The padding of SAME_UPPER or SAME_LOWER."""

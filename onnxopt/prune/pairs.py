@@ -1,0 +1,228 @@
+"""Fits a product for what the one behind it makes of it, where only an activation lies between.
+
+The channels in between have no goal of their own: all that counts is what comes out of the second
+product. Its error, led back through it and through the activation, says where the first one should
+move; that is fitted as any goal is, so that together it is a Gauss-Newton step with a Hessian of
+two factors (Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
+Curvature", 2015). Rounds of such steps and of fits of the second product alternate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt import ops
+from onnxopt.prune.products import Product, Weights, limits, outputs_like, places_of, targets
+from onnxopt.prune.regression import Vectors, bounded
+from onnxopt.prune.relay import Piece
+from onnxopt.prune.walk import name_of
+from onnxopt.quantize.covariance import PATCHES
+from onnxopt.quantize.patches import Rows, Window
+from onnxopt.runtime.sessions import Session
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Sample: TypeAlias = "tuple[Array, Mapping[str, Array]]"
+"""What should come out for a sample, and values of the model as it is."""
+
+_BETWEEN = ops.ELEMENTWISE_UNARY | ops.ELEMENTWISE_BINARY | ops.ELEMENTWISE_VARIADIC
+_DAMPING = 0.03
+"""Added to the diagonal of the curvature, against its mean."""
+_LOOKED_AT = 32
+"""Samples that tell how often channels are active together."""
+_STEP = 1e-3
+"""The width of the difference that gives a slope, against the mean size of what is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a product should give: the value it ends up in, and what is added to it on the way.
+
+    Beyond the limits its numbers do not count.
+    """
+
+    name: str
+    added: str
+    limits: tuple[float, float]
+
+    @classmethod
+    def of(cls, product: Product, model: ir.Model) -> Goal:
+        """That of a product of a model."""
+        name, added = targets(product, model)
+        return cls(name, added, limits(name, model))
+
+    def missed(self, goal: Array, found: Mapping[str, Array]) -> Array:
+        """What is missing of it, float32."""
+        given = found[self.name]
+        return np.asarray(bounded(goal, given, self.limits) - given, np.float32)
+
+
+def follower(first: Product, products: Sequence[Product], model: ir.Model) -> Product | None:
+    """The one product that reads the outputs of another, through nothing but an activation."""
+    known = {first.output}
+    readers: set[tuple[str, str]] = set()
+    for node in model.graph:
+        read = {str(value.name) for value in node.inputs if value is not None}
+        if not read & known:
+            continue
+        others = [v for v in node.inputs if v is not None and v.name not in known]
+        made = {str(value.name) for value in node.outputs}
+        if _is_between(node) and all(map(ops.is_constant, others)):
+            known |= made
+        else:
+            readers |= {(name_of(node), name) for name in read & known}
+    if known & {value.name for value in model.graph.outputs} or len(readers) != 1:
+        return None
+    ((node_name, source),) = readers
+    found = next((each for each in products if each.node == node_name), None)
+    if found is None or found.source != source or not _alike(first, found):
+        return None
+    return found
+
+
+def _is_between(node: ir.Node) -> bool:
+    return ops.is_standard(node, *_BETWEEN) and len(node.outputs) == 1
+
+
+def _alike(first: Product, second: Product) -> bool:
+    """Whether the channels that one writes are on the axis where the other reads them."""
+    if isinstance(first.vectors, Window):
+        return isinstance(second.vectors, Window)
+    if isinstance(second.vectors, Window):
+        return False
+    return not first.vectors.transposed and not second.vectors.transposed
+
+
+class Pair:
+    """Two products, the second behind the first, and where the first one should move."""
+
+    def __init__(
+        self, model: ir.Model, first: Product, second: Product, goal: Goal, threads: int
+    ) -> None:
+        self._model = model
+        self._first, self._second, self._goal = first, second, goal
+        self._threads = threads
+        self._rows = Weights(model).rows(second)
+        self.back = _Back(second, self._rows, threads)
+        self._activation: Piece | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values that are needed of each sample."""
+        return self._first.source, self._first.output, self._second.source, self._goal.name
+
+    def steps(self, samples: Callable[[], Iterable[Sample]], most_bytes: int) -> Vectors:
+        """What the first product reads, and what it should give; the samples have `names`."""
+        slopes = [
+            outputs_like(self._first, self.slope(found), self._chosen(found, number))
+            for number, (_, found) in enumerate(islice(samples(), _LOOKED_AT), 1)
+        ]
+        inverse = self._damped(np.concatenate(slopes))
+        vectors = Vectors(most_bytes=most_bytes)
+        for number, (goal, found) in enumerate(samples(), 1):
+            back = self.back(self._goal.missed(goal, found), found[self._second.source].shape)
+            given, chosen = found[self._first.output], self._chosen(found, number)
+            rows = outputs_like(self._first, back * self.slope(found), chosen)
+            parts = rows.reshape(len(rows), len(inverse), -1).swapaxes(0, 1)
+            moved = np.matmul(parts, inverse).swapaxes(0, 1).reshape(rows.shape)
+            vectors.add(
+                self._first.vectors.vectors(found[self._first.source], PATCHES, number),
+                outputs_like(self._first, given, chosen) + moved,
+            )
+        return vectors
+
+    def _chosen(self, found: Mapping[str, Array], number: int) -> Array:
+        return places_of(self._first, found[self._first.source], found[self._first.output], number)
+
+    def slope(self, found: Mapping[str, Array]) -> Array:
+        """How much what the second product reads moves with each number of what the first gives."""
+        name, given = self._first.output, found[self._first.output]
+        source = self._second.source
+        if name == source:
+            return np.ones_like(given)
+        if self._activation is None:
+            self._activation = Piece(self._model, {name: given}, [source], self._threads)
+        width = np.float32(_STEP * np.abs(given).mean() + 1e-12)
+        up, down = (self._activation.run({name: given + side})[source] for side in (width, -width))
+        return np.asarray((up - down) / (2 * width))
+
+    def _damped(self, slopes: Array) -> Array:
+        """The inverse of the curvature in what the first gives, from some slopes [rows, outputs].
+
+        It is [groups, n, n] for as many groups as the second product has.
+        """
+        groups, outputs, columns = self._rows.shape
+        size = slopes.shape[1] // groups
+        taps = self._rows.reshape(groups, outputs, size, columns // size)
+        squares = np.einsum("gocw,godw->gcd", taps, taps, optimize=True)
+        if isinstance(self._second.vectors, Window):
+            squares /= np.prod(self._second.vectors.strides)
+        parts = slopes.reshape(len(slopes), groups, size).swapaxes(0, 1).astype(np.float64)
+        squares *= np.matmul(parts.swapaxes(1, 2), parts) / len(slopes)
+        level = _DAMPING * np.trace(squares, axis1=1, axis2=2).mean() / size
+        found: Array = np.linalg.inv(squares + max(level, 1e-12) * np.eye(size))
+        return found
+
+
+class _Back:
+    """Leads what a product gives back to what it reads."""
+
+    def __init__(self, product: Product, rows: Array, threads: int) -> None:
+        self._product = product
+        self._rows = rows.astype(np.float32)
+        self._threads = threads
+        self._shape: tuple[int, ...] = ()
+        self._session: Session | None = None
+
+    def __call__(self, given: Array, shape: tuple[int, ...]) -> Array:
+        window = self._product.vectors
+        if isinstance(window, Rows):
+            return np.asarray(given @ self._rows[0])
+        if self._session is None or shape[1:] != self._shape:
+            self._session = _transposed(window, self._rows, shape, self._threads)
+            self._shape = shape[1:]
+        (found,) = self._session.run({"given": given}, ["read"])
+        return np.asarray(found)
+
+
+def _transposed(window: Window, rows: Array, shape: tuple[int, ...], threads: int) -> Session:
+    """A session that leads the output of a convolution back to its input of a shape [N, C, ...]."""
+    sizes = shape[2:]
+    pads = window.padding(sizes)
+    axes = range(len(sizes))
+    left = [
+        (
+            sizes[axis] + pads[axis] + pads[len(sizes) + axis]
+            - (window.kernel[axis] - 1) * window.dilations[axis] - 1
+        ) % window.strides[axis]
+        for axis in axes
+    ]  # fmt: skip
+    weight = rows.reshape(-1, shape[1] // window.group, *window.kernel)
+    given = ir.Value(
+        name="given",
+        type=ir.TensorType(ir.DataType.FLOAT),
+        shape=ir.Shape([None, len(weight), *(None for _ in axes)]),
+    )
+    stored = ir.Value(name="weight", const_value=ir.tensor(np.ascontiguousarray(weight)))
+    node = ir.node(
+        "ConvTranspose",
+        [given, stored],
+        {
+            "strides": list(window.strides),
+            "dilations": list(window.dilations),
+            "pads": list(pads),
+            "group": window.group,
+            "output_padding": left,
+        },
+    )
+    (read,) = node.outputs
+    read.name, read.type = "read", ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        [given], [read], nodes=[node], initializers=[stored], opset_imports={"": 17}, name="back"
+    )
+    return Session.open(ir.Model(graph, ir_version=8), optimize=True, threads=threads)
