@@ -125,6 +125,7 @@ class Run:
             return Made(model, plan, {}, explanation)
         pruned = search.carry_out(
             subject, plan.removal, moments, calibration, trials, settings,
+            rounds=search.rounds_of(sum(weights.values())),
             proof=None if split is None else split.held[:1], say=say,
         )  # fmt: skip
         shapes.restore(pruned.model)

@@ -38,8 +38,9 @@ _SAME = 1e-8
 """Noise over signal, or divergence, that is put down to rounding."""
 _TRIALS = 40
 _MOST_TRIALS = 256
+_ROUNDS, _MOST_ROUNDS = 1, 3
 _LIGHT = 2e8
-"""Multiply-accumulates below which a run is cheap enough for more trials."""
+"""Multiply-accumulates below which a run is cheap enough for more trials and more rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +158,14 @@ def carry_out(
     trials: Trials | None,
     settings: Settings,
     *,
+    rounds: int = 1,
     proof: Sequence[Feed] | None = None,
     say: Say | None = None,
 ) -> Pruned:
     """Remove the channels, prove that nothing else went, win back what can be won.
 
-    Each step of the recovery is kept only where it brings the outputs nearer to the original's.
+    Each step of the recovery is kept only where it brings the outputs nearer to the original's. For
+    `rounds` see refine.
 
     Raises:
         BadInput: The removal does not fit the groups.
@@ -179,7 +182,7 @@ def carry_out(
         if squares and trials is not None:
             refined = refine(
                 subject.model, stages[-1][1], subject.products, subject.groups, removal,
-                calibration, trials, threads=settings.threads, jointly=True, say=say,
+                calibration, trials, threads=settings.threads, rounds=rounds, say=say,
             )  # fmt: skip
             stages = [*stages[:-1], ("least squares", stages[-1][1]), ("in sequence", refined)]
     if trials is None:
@@ -215,6 +218,11 @@ def price_of(subject: Subject, target: Target, macs: Weigh, seconds: Weigh | Non
         return costs.parameters(subject.model, subject.groups)
     weigh = seconds if target.kind == "latency" and seconds is not None else macs
     return costs.by_node(subject.model, subject.groups, weigh)
+
+
+def rounds_of(macs: float) -> int:
+    """How often to move each product and the one behind it in turn."""
+    return _ROUNDS if macs > _LIGHT else _MOST_ROUNDS
 
 
 def trial_count(macs: float) -> int:

@@ -41,8 +41,6 @@ _SHARES = (1.0, 0.5)
 """How much of the way to a fit is gone where each is tried on the outputs."""
 _STEPS = (1.0, 0.5, 0.25)
 """How much of a step that two products take together is tried."""
-_ROUNDS = 3
-"""How often two products are moved in turn."""
 
 
 def refine(
@@ -57,7 +55,7 @@ def refine(
     most: int = MOST,
     threads: int = 0,
     careful: bool = True,
-    jointly: bool = False,
+    rounds: int = 0,
     say: Say | None = None,
 ) -> ir.Model:
     """A copy of `pruned` whose products are fitted one after the other, or itself.
@@ -76,13 +74,13 @@ def refine(
         most: Runs of `feeds` to use at most.
         threads: Threads of the sessions.
         careful: Do it once more where it was in vain; else take the better one of both models.
-        jointly: Move products for what those behind them make of them, see pairs.
+        rounds: How often a product and the one behind it are moved in turn, see pairs.
         say: Told the share done and what is going on.
     """
-    wanted = _wanted(all_products(pruned, products), removal, pruned if jointly else None)
+    wanted = _wanted(all_products(pruned, products), removal, pruned if rounds else None)
     if not wanted:
         return pruned
-    walk = _Walk(original, wanted, gone_from(groups, removal), feeds, most, threads, say, jointly)
+    walk = _Walk(original, wanted, gone_from(groups, removal), feeds, most, threads, say, rounds)
     distance = trials.divergence(pruned)
     fitted = walk.through(pruned)
     if trials.divergence(fitted) < distance:
@@ -119,7 +117,7 @@ class _Walk:
         most: int,
         threads: int,
         say: Say | None,
-        jointly: bool,
+        rounds: int,
     ) -> None:
         self._original = original
         self._products = products
@@ -128,7 +126,7 @@ class _Walk:
         self._most = most
         self._threads = threads
         self._say = say
-        self._jointly = jointly
+        self._rounds = rounds
 
     def through(self, model: ir.Model, trials: Trials | None = None) -> ir.Model:
         """Fit all products; with `trials` only where the outputs come nearer to the original's."""
@@ -142,7 +140,7 @@ class _Walk:
             for candidate in _candidates(model, product, vectors):
                 if trials is None or distance is None:
                     model = candidate
-                    if self._jointly:
+                    if self._rounds:
                         model = self._together(product, model, before, after)
                     break
                 found = trials.divergence(candidate)
@@ -194,7 +192,7 @@ class _Walk:
                 for wanted, found in samples(of, [goal.name], deciding)
             )
 
-        for _ in range(_ROUNDS):
+        for _ in range(self._rounds):
             read = _gathered(second, model, goal, samples(model, _needed(second, goal)))
             model = next(_candidates(model, second, read))
             pair = Pair(model, first, second, goal, self._threads)

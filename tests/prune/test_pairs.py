@@ -118,9 +118,9 @@ def _pruned(text: str, feeds, **weights):
     trials = Trials(model, unseen, threads=1)
     return [
         trials.divergence(
-            refine(model, ready, known, groups, removal, fit, trials, threads=1, jointly=jointly)
+            refine(model, ready, known, groups, removal, fit, trials, threads=1, rounds=rounds)
         )
-        for jointly in (False, True)
+        for rounds in (0, 3)
     ]
 
 
