@@ -3,7 +3,8 @@
 From the inputs to the outputs, each product is fitted to what the original gives there, from what
 the pruned model really has before it (He, Zhang and Sun, "Channel Pruning for Accelerating Very
 Deep Neural Networks", 2017); behind a residual Add the target is the sum, so that errors of the
-earlier layers are made up for.
+earlier layers are made up for. Where nothing but an activation lies between a product and the next
+one, the first is then moved for what the second makes of it, see pairs.
 """
 
 from __future__ import annotations
