@@ -24,7 +24,7 @@ from onnxopt.prune.relay import Piece
 from onnxopt.prune.walk import name_of
 from onnxopt.quantize.covariance import PATCHES
 from onnxopt.quantize.patches import Rows, Window
-from onnxopt.runtime.sessions import Session
+from onnxopt.runtime.sessions import ASLEEP, Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sample: TypeAlias = "tuple[Array, Mapping[str, Array]]"
@@ -225,4 +225,6 @@ def _transposed(window: Window, rows: Array, shape: tuple[int, ...], threads: in
     graph = ir.Graph(
         [given], [read], nodes=[node], initializers=[stored], opset_imports={"": 17}, name="back"
     )
-    return Session.open(ir.Model(graph, ir_version=8), optimize=True, threads=threads)
+    return Session.open(
+        ir.Model(graph, ir_version=8), optimize=True, threads=threads, config=ASLEEP
+    )

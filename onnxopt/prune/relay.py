@@ -18,11 +18,9 @@ from onnxopt.check.inputs import Feed
 from onnxopt.errors import BadInput
 from onnxopt.prune.walk import name_of, read_by
 from onnxopt.quantize.spool import Spool
-from onnxopt.runtime.sessions import Session
+from onnxopt.runtime.sessions import ASLEEP, Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_ASLEEP = {"session.intra_op.allow_spinning": "0"}
 
 
 class Relay:
@@ -95,7 +93,7 @@ class Piece:
         self._session = None
         if self._made:
             copy = _cut(model, given, self._made)
-            self._session = Session.open(copy, optimize=True, threads=threads, config=_ASLEEP)
+            self._session = Session.open(copy, optimize=True, threads=threads, config=ASLEEP)
 
     def run(self, given: Feed) -> dict[str, Any]:
         found: dict[str, Any] = {name: given[name] for name in self._passed}

@@ -14,13 +14,11 @@ from onnxopt.check.metric import choose
 from onnxopt.check.softness import log_softmax, temperature
 from onnxopt.errors import BadInput
 from onnxopt.quantize.spool import Spool
-from onnxopt.runtime.sessions import Session
+from onnxopt.runtime.sessions import ASLEEP, Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SCALES = (1.0, *np.geomspace(0.5, 2.5, 33))
-
-_ASLEEP = {"session.intra_op.allow_spinning": "0"}
 
 
 class Trials:
@@ -52,7 +50,7 @@ class Trials:
         return divergence(self._reference, outputs, heat=self._heat)
 
     def _outputs(self, model: ir.Model) -> Iterator[dict[str, Array]]:
-        session = Session.open(model, optimize=True, threads=self.threads, config=_ASLEEP)
+        session = Session.open(model, optimize=True, threads=self.threads, config=ASLEEP)
         for feed in self.feeds:
             values = zip(self.names, session.run(feed, self.names), strict=True)
             yield {n: v for n, v in values if getattr(v, "dtype", None) == np.float32}
@@ -134,7 +132,7 @@ class Tap:
         common.RemoveUnusedNodesPass()(copy)
         self._session = None
         if self._made:
-            self._session = Session.open(copy, optimize=True, threads=threads, config=_ASLEEP)
+            self._session = Session.open(copy, optimize=True, threads=threads, config=ASLEEP)
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """The values by name, for one feed."""

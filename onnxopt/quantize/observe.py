@@ -18,7 +18,7 @@ from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.passes.shapes import declared_copy, infer
 from onnxopt.quantize.ahead import threads_each
 from onnxopt.quantize.stacking import stack
-from onnxopt.runtime.sessions import Session
+from onnxopt.runtime.sessions import ASLEEP, Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,8 +26,7 @@ BUDGET_BYTES = 256 << 20
 """The values that one run hands out take at most this much, but for one that is larger itself."""
 
 # Between two runs the values are counted here; threads that wait awake would take half the machine.
-_ASLEEP = {"session.intra_op.allow_spinning": "0"}
-_SHARING = {**_ASLEEP, "session.disable_prepacking": "1"}
+_SHARING = {**ASLEEP, "session.disable_prepacking": "1"}
 _SIZE = "onnxopt_size_"
 _BROADCASTING = ops.ELEMENTWISE_UNARY | ops.ELEMENTWISE_BINARY
 
@@ -238,7 +237,7 @@ class Observer:
                 with_outputs(self._model, part),
                 optimize=True,
                 threads=self._threads if alone else threads_each(self._threads, self._at_once),
-                config=_SHARING if alone else _ASLEEP,
+                config=_SHARING if alone else ASLEEP,
             )
         return self._sessions[part]
 

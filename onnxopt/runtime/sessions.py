@@ -40,6 +40,8 @@ _APART = {
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
 _NO_FEEDS: Mapping[str, Any] = types.MappingProxyType({})
+ASLEEP: Mapping[str, str] = types.MappingProxyType({"session.intra_op.allow_spinning": "0"})
+"""Configuration of a session whose threads leave the processors to others between its runs."""
 
 
 @dataclass(frozen=True, slots=True)
