@@ -21,7 +21,7 @@ from onnxopt import ops
 from onnxopt.prune.products import Product, Weights, limits, outputs_like, places_of, targets
 from onnxopt.prune.regression import Vectors, bounded
 from onnxopt.prune.relay import Piece
-from onnxopt.prune.walk import name_of
+from onnxopt.prune.walk import name_of, read_by
 from onnxopt.quantize.covariance import PATCHES
 from onnxopt.quantize.patches import Rows, Window
 from onnxopt.runtime.sessions import ASLEEP, Session
@@ -67,7 +67,7 @@ def follower(first: Product, products: Sequence[Product], model: ir.Model) -> Pr
     known = {first.output}
     readers: set[tuple[str, str]] = set()
     for node in model.graph:
-        read = {str(value.name) for value in node.inputs if value is not None}
+        read = {str(value.name) for value in read_by(node)}
         if not read & known:
             continue
         others = [v for v in node.inputs if v is not None and v.name not in known]

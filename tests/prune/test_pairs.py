@@ -105,6 +105,19 @@ def test_what_others_see_stays_as_it_is(between: str, why: str) -> None:
     assert follower(first, [first, second], model) is None, why
 
 
+def test_what_a_body_sees_stays_as_it_is() -> None:
+    text = """g (float[N,4,8,8] x, bool c) => (float[N,5,8,8] y, float[N,6,8,8] z) {
+        [first] a = Conv(x, w0)
+        r = Relu(a)
+        [second] y = Conv(r, w1)
+        z = If(c) <then_branch = t () => (float[N,6,8,8] u) { u = Neg(r) },
+                   else_branch = e () => (float[N,6,8,8] v) { v = Abs(r) }>
+    }"""
+    model = drawn(text, w0=(6, 4, 1, 1), w1=(5, 6, 1, 1))
+    first, second = all_products(model, {})
+    assert follower(first, [first, second], model) is None
+
+
 def _pruned(text: str, feeds, **weights):
     """The error on samples that were not fitted, without and with moves of pairs."""
     model = drawn(text, **weights)
