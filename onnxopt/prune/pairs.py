@@ -82,7 +82,7 @@ def follower(first: Product, products: Sequence[Product], model: ir.Model) -> Pr
     found = next((each for each in products if each.node == node_name), None)
     if found is None or found.source != source or not _alike(first, found):
         return None
-    return found
+    return found if _mixes(found, model) else None
 
 
 def _is_between(node: ir.Node) -> bool:
@@ -96,6 +96,13 @@ def _alike(first: Product, second: Product) -> bool:
     if isinstance(second.vectors, Window):
         return False
     return not first.vectors.transposed and not second.vectors.transposed
+
+
+def _mixes(product: Product, model: ir.Model) -> bool:
+    """Whether a product sums over several channels; else none can make up for another."""
+    columns = Weights(model).rows(product).shape[2]
+    window = product.vectors
+    return columns > (int(np.prod(window.kernel)) if isinstance(window, Window) else 1)
 
 
 class Pair:
