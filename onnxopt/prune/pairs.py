@@ -9,6 +9,7 @@ Curvature", 2015). Rounds of such steps and of fits of the second product altern
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -100,9 +101,9 @@ def _alike(first: Product, second: Product) -> bool:
 
 def _mixes(product: Product, model: ir.Model) -> bool:
     """Whether a product sums over several channels; else none can make up for another."""
-    columns = Weights(model).rows(product).shape[2]
+    columns = int(Weights(model).rows(product).shape[2])
     window = product.vectors
-    return columns > (int(np.prod(window.kernel)) if isinstance(window, Window) else 1)
+    return columns > (math.prod(window.kernel) if isinstance(window, Window) else 1)
 
 
 class Pair:
