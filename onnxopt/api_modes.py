@@ -36,6 +36,7 @@ from onnxopt.quantize.weight_only import Packing
 from onnxopt.registry import quant_specs
 from onnxopt.report.quantization import QuantizationReport, layers_of, stages_of
 from onnxopt.report.record import Versions
+from onnxopt.runtime import types
 
 LEAST_OPSET = 13
 """The first opset with a scale for each channel."""
@@ -198,6 +199,7 @@ def _attempt(prepared: Prepared, request: Request, name: str) -> Attempt:
         )  # fmt: skip
     else:
         shapes.infer(prepared.named)
+        types.complete(prepared.named)
         given = Given(
             request.settings, prepared.samples, lambda made: _timed(made, prepared, request), raced,
             request.plan, request.plan_only, request.call.say,

@@ -34,6 +34,7 @@ from onnxopt.report.distillation import DistillReport
 from onnxopt.report.pruning import PruneReport
 from onnxopt.report.record import Versions
 from onnxopt.report.stages import Stage, stage_of
+from onnxopt.runtime import types
 from onnxopt.runtime.profile import node_times
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ def subject_of(model: ir.Model, keep: Sequence[str]) -> search.Subject:
     # Products are measured by the names of their nodes, which not every exporter gives.
     copy = named(model)
     shapes.infer(copy)
+    types.complete(copy)
     return search.Subject.of(copy, keep)
 
 

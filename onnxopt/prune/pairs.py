@@ -10,26 +10,28 @@ Curvature", 2015). Rounds of such steps and of fits of the second product altern
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxopt import ops
-from onnxopt.prune.products import Product, Weights, limits, outputs_like, places_of, targets
-from onnxopt.prune.regression import Vectors, bounded
-from onnxopt.prune.relay import Piece
+from onnxopt.prune.goals import Goal, Sample, gathered, moved, room
+from onnxopt.prune.products import Product, Weights, outputs_like
+from onnxopt.prune.regression import Vectors, decide
+from onnxopt.prune.relay import Piece, Relay
 from onnxopt.prune.walk import name_of, read_by
 from onnxopt.quantize.covariance import PATCHES
 from onnxopt.quantize.patches import Rows, Window
+from onnxopt.quantize.spool import Spool
+from onnxopt.rewrite.dims import stretches_to
+from onnxopt.rewrite.hit import Operand
 from onnxopt.runtime.sessions import ASLEEP, Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Sample: TypeAlias = "tuple[Array, Mapping[str, Array]]"
-"""What should come out for a sample, and values of the model as it is."""
 
 _BETWEEN = ops.ELEMENTWISE_UNARY | ops.ELEMENTWISE_BINARY | ops.ELEMENTWISE_VARIADIC
 _DAMPING = 0.03
@@ -38,29 +40,68 @@ _LOOKED_AT = 32
 """Samples that tell how often channels are active together."""
 _STEP = 1e-3
 """The width of the difference that gives a slope, against the mean size of what is read."""
+_SHARES = (1.0, 0.5, 0.25)
+"""How much of a step of the first product is tried."""
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What a product should give: the value it ends up in, and what is added to it on the way.
+class Walked:
+    """Samples that stand before a product, and what should come out of the one behind it."""
 
-    Beyond the limits its numbers do not count.
+    def __init__(self, goals: Spool, walk: Relay) -> None:
+        self._goals, self._walk = goals, walk
+
+    def __len__(self) -> int:
+        return len(self._goals)
+
+    def of(
+        self, model: ir.Model, names: Sequence[str], places: Sequence[int] | None = None
+    ) -> Iterator[Sample]:
+        """The samples with these values of a model; with `places` only those there."""
+        found = self._walk.onward(model, names, places)
+        at = range(len(self)) if places is None else places
+        return zip((np.asarray(self._goals[place]["goal"]) for place in at), found, strict=True)
+
+
+def together(
+    model: ir.Model,
+    first: Product,
+    second: Product,
+    goal: Goal,
+    samples: Walked,
+    *,
+    rounds: int,
+    threads: int = 0,
+) -> ir.Model:
+    """A copy of the model with a product and the one behind it moved in turn, or itself.
+
+    The second is fitted to its goal; a step of the first is kept where that brings the second
+    nearer to its goal on the samples that no fit has seen. It ends where no step does.
     """
+    deciding = decide(len(samples))
 
-    name: str
-    added: str
-    limits: tuple[float, float]
+    def missed(of: ir.Model) -> float:
+        return sum(
+            float(np.square(goal.missed(wanted, found)).sum(dtype=np.float64))
+            for wanted, found in samples.of(of, [goal.name], deciding)
+        )
 
-    @classmethod
-    def of(cls, product: Product, model: ir.Model) -> Goal:
-        """That of a product of a model."""
-        name, added = targets(product, model)
-        return cls(name, added, limits(name, model))
-
-    def missed(self, goal: Array, found: Mapping[str, Array]) -> Array:
-        """What is missing of it, float32."""
-        given = found[self.name]
-        return np.asarray(bounded(goal, given, self.limits) - given, np.float32)
+    for _ in range(rounds):
+        read = gathered(second, model, goal, samples.of(model, goal.needed(second)))
+        (model,) = moved(model, second, read, [1.0])
+        pair = Pair(model, first, second, goal, threads)
+        size = room(*Weights(model).rows(first).shape)
+        steps = pair.steps(partial(samples.of, model, pair.names), size)
+        least, best = missed(model), model
+        for candidate in moved(model, first, steps, _SHARES):
+            found = missed(candidate)
+            if found >= least and best is not model:
+                break
+            if found < least:
+                least, best = found, candidate
+        if best is model:
+            break
+        model = best
+    return model
 
 
 def follower(first: Product, products: Sequence[Product], model: ir.Model) -> Product | None:
@@ -71,10 +112,8 @@ def follower(first: Product, products: Sequence[Product], model: ir.Model) -> Pr
         read = {str(value.name) for value in read_by(node)}
         if not read & known:
             continue
-        others = [v for v in node.inputs if v is not None and v.name not in known]
-        made = {str(value.name) for value in node.outputs}
-        if _is_between(node) and all(map(ops.is_constant, others)):
-            known |= made
+        if _is_between(node, known):
+            known |= {str(value.name) for value in node.outputs}
         else:
             readers |= {(name_of(node), name) for name in read & known}
     if known & {value.name for value in model.graph.outputs} or len(readers) != 1:
@@ -86,8 +125,17 @@ def follower(first: Product, products: Sequence[Product], model: ir.Model) -> Pr
     return found if _mixes(found, model) else None
 
 
-def _is_between(node: ir.Node) -> bool:
-    return ops.is_standard(node, *_BETWEEN) and len(node.outputs) == 1
+def _is_between(node: ir.Node, known: Collection[str]) -> bool:
+    """Whether a node gives each number of a known value another one, by nothing but constants."""
+    given = [value for value in node.inputs if value is not None]
+    sources = [Operand(value) for value in given if value.name in known]
+    others = [value for value in given if value.name not in known]
+    if not ops.is_standard(node, *_BETWEEN) or len(node.outputs) != 1:
+        return False
+    return all(
+        ops.is_constant(other) and all(stretches_to(Operand(other), each) for each in sources)
+        for other in others
+    )
 
 
 def _alike(first: Product, second: Product) -> bool:
@@ -127,25 +175,25 @@ class Pair:
     def steps(self, samples: Callable[[], Iterable[Sample]], most_bytes: int) -> Vectors:
         """What the first product reads, and what it should give; the samples have `names`."""
         slopes = [
-            outputs_like(self._first, self.slope(found), self._chosen(found, number))
+            outputs_like(self._first, self.slope(found), self._places(found, number))
             for number, (_, found) in enumerate(islice(samples(), _LOOKED_AT), 1)
         ]
         inverse = self._damped(np.concatenate(slopes))
         vectors = Vectors(most_bytes=most_bytes)
         for number, (goal, found) in enumerate(samples(), 1):
             back = self.back(self._goal.missed(goal, found), found[self._second.source].shape)
-            given, chosen = found[self._first.output], self._chosen(found, number)
-            rows = outputs_like(self._first, back * self.slope(found), chosen)
+            given, places = found[self._first.output], self._places(found, number)
+            rows = outputs_like(self._first, back * self.slope(found), places)
             parts = rows.reshape(len(rows), len(inverse), -1).swapaxes(0, 1)
-            moved = np.matmul(parts, inverse).swapaxes(0, 1).reshape(rows.shape)
+            moves = np.matmul(parts, inverse).swapaxes(0, 1).reshape(rows.shape)
             vectors.add(
                 self._first.vectors.vectors(found[self._first.source], PATCHES, number),
-                outputs_like(self._first, given, chosen) + moved,
+                outputs_like(self._first, given, places) + moves,
             )
         return vectors
 
-    def _chosen(self, found: Mapping[str, Array], number: int) -> Array:
-        return places_of(self._first, found[self._first.source], found[self._first.output], number)
+    def _places(self, found: Mapping[str, Array], number: int) -> Array:
+        return self._first.vectors.places(found[self._first.source].shape, PATCHES, number)
 
     def slope(self, found: Mapping[str, Array]) -> Array:
         """How much what the second product reads moves with each number of what the first gives."""

@@ -12,8 +12,7 @@ import onnx_ir as ir
 
 from onnxopt import ops
 from onnxopt.prune.records import Group, Removal
-from onnxopt.quantize.covariance import PATCHES
-from onnxopt.quantize.patches import Vectors, Window, drawn, vectors_of
+from onnxopt.quantize.patches import Vectors, Window, vectors_of
 from onnxopt.rewrite.forms import bounds
 from onnxopt.rewrite.hit import NodeView, Unmatched
 
@@ -214,18 +213,8 @@ def outputs_like(product: Product, array: Array, chosen: Array) -> Array:
     if isinstance(product.vectors, Window):
         moved = np.moveaxis(array, 1, -1)
     else:
-        moved = np.swapaxes(array, -1, -2) if product.vectors.transposed else array
+        moved = product.vectors.turned(array)
     return moved.reshape(-1, moved.shape[-1])[chosen]
-
-
-def places_of(product: Product, source: Array, output: Array, number: int) -> Array:
-    """The places of the vectors that `Vectors.vectors` draws, among the rows of the output."""
-    if isinstance(product.vectors, Window):
-        places = output.shape[0] * int(np.prod(output.shape[2:]))
-        return drawn(places, PATCHES * output.shape[0], number)
-    samples = source.shape[0] if source.ndim > 1 else 1
-    axis = -2 if product.vectors.transposed else -1
-    return drawn(source.size // source.shape[axis], PATCHES * samples, number)
 
 
 def _same_shape(one: ir.Value, other: ir.Value) -> bool:

@@ -70,6 +70,8 @@ def prospects(
     menus = {menu.group: dict(zip(menu.counts, menu.losses, strict=True)) for menu in offers}
     names = _by_depth(model, [group for group in groups if group.name in menus])
     full = dict.fromkeys(names, 1.0)
+    if not products:
+        return full
     plain = choose(full)
     most = _runs(model, products, feeds, threads)
 

@@ -71,7 +71,10 @@ class Relay:
 
 
 def crossing_values(model: ir.Model, node: str) -> tuple[str, ...]:
-    """The values, inputs among them, that come before a node and are read by it or a later one."""
+    """The values, inputs among them, that come before a node and are read by it or a later one.
+
+    So are the outputs of the model that come before it.
+    """
     known = {value.name: value for value in model.graph.inputs if not value.is_initializer()}
     nodes = iter(model.graph)
     for each in nodes:
@@ -81,6 +84,7 @@ def crossing_values(model: ir.Model, node: str) -> tuple[str, ...]:
     else:
         raise KeyError(node)
     read = {value.name for later in (each, *nodes) for value in read_by(later)}
+    read |= {value.name for value in model.graph.outputs}
     return tuple(str(name) for name in known if name in read)
 
 
@@ -116,10 +120,7 @@ def _cut(model: ir.Model, given: Feed, wanted: Sequence[str]) -> ir.Model:
             fresh.type = ir.TensorType(ir.DataType.from_numpy(np.asarray(array).dtype))
             copy.graph.inputs.append(fresh)
     for name in wanted:
-        value = values[name]
-        if value.type is None:
-            value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), None
-        copy.graph.outputs.append(value)
+        copy.graph.outputs.append(values[name])
     common.RemoveUnusedNodesPass()(copy)
     used = {value for node in copy.graph.all_nodes() for value in node.inputs}
     for value in [v for v in copy.graph.inputs if v not in used]:

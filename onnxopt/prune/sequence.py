@@ -10,7 +10,6 @@ one, the first is then moved for what the second makes of it, see pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,13 +18,13 @@ import onnx_ir as ir
 
 from onnxopt.check.inputs import Feed
 from onnxopt.prune.apply import Gone, gone_from
-from onnxopt.prune.pairs import Goal, Pair, follower
-from onnxopt.prune.products import Product, Weights, all_products, outputs_like, places_of
+from onnxopt.prune.goals import Goal, gathered, moved
+from onnxopt.prune.pairs import Walked, follower, together
+from onnxopt.prune.products import Product, all_products
 from onnxopt.prune.records import Group, Removal
-from onnxopt.prune.regression import Vectors, decide
+from onnxopt.prune.regression import Vectors
 from onnxopt.prune.relay import Relay
 from onnxopt.prune.trial import Trials
-from onnxopt.quantize.covariance import PATCHES
 from onnxopt.quantize.spool import Spool, repeatable
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,15 +32,9 @@ Say = Callable[[float, str], None]
 
 MOST = 4096
 """Runs to fit on at most."""
-LEAST_BYTES, MOST_BYTES = 96 << 20, 320 << 20
-"""The vectors of a product take at most this much, the more the longer they are; with more samples
-there are fewer of each."""
-_VECTORS_A_COLUMN = 8
 _MOST_WHOLE = 256
 _SHARES = (1.0, 0.5)
 """How much of the way to a fit is gone where each is tried on the outputs."""
-_STEPS = (1.0, 0.5, 0.25)
-"""How much of a step that two products take together is tried."""
 
 
 def refine(
@@ -138,7 +131,7 @@ class _Walk:
             if self._say is not None:
                 self._say(index / len(self._products), f"fitting {product.node}")
             vectors = self._vectors(product, model, before, after)
-            for candidate in _candidates(model, product, vectors):
+            for candidate in moved(model, product, vectors, _SHARES):
                 if trials is None or distance is None:
                     model = candidate
                     if self._rounds:
@@ -157,8 +150,8 @@ class _Walk:
         """What a product of `model` reads on all samples, and what it should give."""
         goal = Goal.of(product, self._original)
         goals = self._whole(goal, before.to(self._original, product.node, [goal.name]))
-        found = after.to(model, product.node, _needed(product, goal))
-        return _gathered(product, model, goal, zip(goals, found, strict=True))
+        found = after.to(model, product.node, goal.needed(product))
+        return gathered(product, model, goal, zip(goals, found, strict=True))
 
     def _whole(self, goal: Goal, samples: Iterable[Feed]) -> Iterator[Array]:
         """What should come out for each sample, less the channels that are gone."""
@@ -178,75 +171,7 @@ class _Walk:
         goals = Spool(
             {"goal": each} for each in self._whole(goal, before.onward(self._original, [goal.name]))
         )
-        deciding = decide(len(goals))
-
-        def samples(
-            of: ir.Model, names: Sequence[str], places: Sequence[int] | None = None
-        ) -> Iterator[tuple[Array, Feed]]:
-            at = range(len(goals)) if places is None else places
-            found = after.onward(of, names, places)
-            return zip((np.asarray(goals[place]["goal"]) for place in at), found, strict=True)
-
-        def missed(of: ir.Model) -> float:
-            return sum(
-                float(np.square(goal.missed(wanted, found)).sum(dtype=np.float64))
-                for wanted, found in samples(of, [goal.name], deciding)
-            )
-
-        for _ in range(self._rounds):
-            read = _gathered(second, model, goal, samples(model, _needed(second, goal)))
-            model = next(_candidates(model, second, read))
-            pair = Pair(model, first, second, goal, self._threads)
-            size = room(*Weights(model).rows(first).shape)
-            steps = pair.steps(partial(samples, model, pair.names), size)
-            least, best = missed(model), model
-            for candidate in _candidates(model, first, steps, _STEPS):
-                found = missed(candidate)
-                if found >= least and best is not model:
-                    break
-                if found < least:
-                    least, best = found, candidate
-            if best is model:
-                break
-            model = best
-        return model
-
-
-def _needed(product: Product, goal: Goal) -> list[str]:
-    return [product.source, *([goal.added] if goal.added else [])]
-
-
-def _gathered(
-    product: Product, model: ir.Model, goal: Goal, samples: Iterable[tuple[Array, Feed]]
-) -> Vectors:
-    """What a product of `model` reads, and what it should give, of samples with what is needed."""
-    vectors = Vectors(goal.limits, room(*Weights(model).rows(product).shape))
-    for number, (wanted, found) in enumerate(samples, 1):
-        source = np.asarray(found[product.source])
-        chosen = places_of(product, source, wanted, number)
-        vectors.add(
-            product.vectors.vectors(source, PATCHES, number),
-            outputs_like(product, wanted, chosen),
-            outputs_like(product, found[goal.added], chosen) if goal.added else None,
+        walk = Walked(goals, after)
+        return together(
+            model, first, second, goal, walk, rounds=self._rounds, threads=self._threads
         )
-    return vectors
-
-
-def room(groups: int, outputs: int, columns: int) -> int:
-    """How many bytes the vectors of a product with such a weight may take."""
-    each = 4 * groups * (columns + 2 * outputs)
-    return min(max(LEAST_BYTES, _VECTORS_A_COLUMN * columns * each), MOST_BYTES)
-
-
-def _candidates(
-    model: ir.Model, product: Product, vectors: Vectors, shares: Sequence[float] = _SHARES
-) -> Iterator[ir.Model]:
-    """Copies of the model with the product's weight moved to its fit, bold ones first."""
-    weights = Weights(model)
-    rows, bias = weights.rows(product), weights.bias(product)
-    fitted, offset = vectors.fitted(rows, bias)
-    for share in shares:
-        copy = model.clone()
-        moved = None if bias is None or offset is None else bias + share * (offset - bias)
-        Weights(copy).put(product, rows + share * (fitted - rows), moved)
-        yield copy

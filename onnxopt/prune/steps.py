@@ -22,6 +22,7 @@ from onnxopt.prune.search import Settings, Subject, moments_of
 from onnxopt.prune.sequence import refine
 from onnxopt.prune.trial import Trials
 from onnxopt.quantize.covariance import Covariance
+from onnxopt.runtime import types
 
 Say = Callable[[float, str], None]
 
@@ -60,6 +61,7 @@ def make_plan(
                 subject.groups, gone, calibration, trials, threads=settings.threads, say=say,
             )  # fmt: skip
             shapes.infer(fitted)
+            types.complete(fitted)
             now = Subject.of(fitted, settings.keep)
             if not follows(subject.groups, gone, now.groups):
                 now, known, gone, goal = subject, moments, {}, settings.target.value

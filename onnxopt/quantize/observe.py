@@ -18,6 +18,7 @@ from onnxopt.errors import BadInput, RuntimeFailed
 from onnxopt.passes.shapes import declared_copy, infer
 from onnxopt.quantize.ahead import threads_each
 from onnxopt.quantize.stacking import stack
+from onnxopt.runtime import types
 from onnxopt.runtime.sessions import ASLEEP, Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -80,6 +81,7 @@ def activations(model: ir.Model) -> Activations:
     if any(value.type is None for node in model.graph for value in node.outputs if value.name):
         known = model.clone()
         infer(known)
+        types.complete(known)
     varying = _varying(known)
     found = {
         value.name or "": value

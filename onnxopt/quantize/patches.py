@@ -35,19 +35,31 @@ class Window:
         The elements of a patch are in the order of a weight [M, C / group, ...]. Where there are
         more than `limit` a sample, so many are drawn at random.
         """
-        padded = self._padded(image)
-        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         axes = tuple(range(2, image.ndim))
-        seen = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
+        seen = np.lib.stride_tricks.sliding_window_view(self._padded(image), self._reach, axis=axes)
         steps = (slice(None, None, step) for step in (1, 1, *self.strides, *self.dilations))
         windows = seen[tuple(steps)]
-        places = (image.shape[0], *windows.shape[2 : image.ndim])
-        chosen = drawn(math.prod(places), limit * image.shape[0], seed)
-        batch, *spots = np.unravel_index(chosen, places)
+        chosen = self.places(image.shape, limit, seed)
+        batch, *spots = np.unravel_index(chosen, (len(image), *self._counts(image.shape[2:])))
         # numpy puts the drawn places first, as other indices stand between them.
         index: tuple[Any, ...] = (batch, slice(None), *spots)
         patches = windows[index]
         return np.moveaxis(patches.reshape(len(chosen), self.group, -1), 1, 0)
+
+    def places(self, shape: tuple[int, ...], limit: int, seed: int) -> Array:
+        """Where in the output [N, ...], counted from 0, the `vectors` of such an image lie."""
+        return drawn(shape[0] * math.prod(self._counts(shape[2:])), limit * shape[0], seed)
+
+    @property
+    def _reach(self) -> tuple[int, ...]:
+        """How many places along each axis the kernel spans."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    def _counts(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The size of the output along each axis, for an image of these sizes."""
+        pads, axes = self.padding(sizes), len(sizes)
+        rows = zip(sizes, pads[:axes], pads[axes:], self._reach, self.strides, strict=True)
+        return tuple((size + a + b - reach) // step + 1 for size, a, b, reach, step in rows)
 
     def _padded(self, image: Array) -> Array:
         count = len(self.kernel)
@@ -85,11 +97,20 @@ class Rows:
 
         The first axis counts samples; a matrix has one row for each.
         """
-        turned = np.swapaxes(array, -1, -2) if self.transposed else array
-        samples = turned.shape[0] if turned.ndim > 1 else 1
+        turned = self.turned(array)
         flat = turned.reshape(-1, turned.shape[-1])
-        chosen = drawn(len(flat), limit * samples, seed)
+        chosen = self.places(array.shape, limit, seed)
         return (flat if len(chosen) == len(flat) else flat[chosen])[None]
+
+    def places(self, shape: tuple[int, ...], limit: int, seed: int) -> Array:
+        """Where among all rows, counted from 0, the `vectors` of an array of such a shape lie."""
+        samples = shape[0] if len(shape) > 1 else 1
+        width = shape[-2 if self.transposed and len(shape) > 1 else -1]
+        return drawn(math.prod(shape) // width, limit * samples, seed)
+
+    def turned(self, array: Array) -> Array:
+        """What is read or given, each vector along the last axis; a vector alone is one anyway."""
+        return np.swapaxes(array, -1, -2) if self.transposed and array.ndim > 1 else array
 
 
 Vectors = Window | Rows

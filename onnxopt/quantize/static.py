@@ -33,6 +33,7 @@ from onnxopt.quantize.targets import TARGETS
 from onnxopt.quantize.trials import Bench, Trial, settle
 from onnxopt.quantize.weights import Statistics
 from onnxopt.quantize.workshop import Workshop, only
+from onnxopt.runtime import types
 
 Progress: TypeAlias = "Callable[[float, str], None]"
 Verdict = Literal["int8", "int4", "fp16", "bf16", "float", "over budget", "planned"]
@@ -162,6 +163,7 @@ def _workshop(
     work = model.clone()
     name_nodes(work)
     shapes.infer(work)
+    types.complete(work)
     if plan is not None:
         check_plan(plan, work)
     make_ready(

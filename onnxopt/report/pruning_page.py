@@ -45,6 +45,8 @@ def explanation_page(found: Explanation, source: str, *, verbose: bool = False) 
     columns = ("group", "kind", ">channels", ">MACs", ">parameters", "")
     blocks = section(source, table(columns, rows))
     share = f"{100 * found.prunable_share:.1f}% of the multiply-accumulates can be pruned."
+    if not found.macs:
+        share = "There is nothing to prune: no node multiplies and accumulates."
     blocks += section("In reach", [Line(share), *_unreached(found, verbose)])
     return tuple(blocks)
 

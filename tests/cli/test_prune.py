@@ -233,6 +233,14 @@ def test_every_group_is_explained(ran: Any) -> None:
     assert "100.0% of the multiply-accumulates can be pruned" in out
 
 
+def test_a_model_without_products_has_nothing_to_prune(ran: Any) -> None:
+    onnx.save(io.to_proto(drawn("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")), "act.onnx")
+    code, out, err = ran("prune", "act.onnx", "--explain")
+    assert code == 0, err
+    assert "There is nothing to prune" in out
+    assert "%" not in out
+
+
 def test_a_budget_that_is_missed_writes_nothing(ran: Any) -> None:
     code, _, err = ran(
         "prune", "net.onnx", "-o", "out.onnx", "--data", "data.npy", "--macs", "0.2", "--recover",

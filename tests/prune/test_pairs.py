@@ -8,8 +8,9 @@ import pytest
 from pruning import drawn
 
 from onnxopt.prune.apply import remove
+from onnxopt.prune.goals import Goal
 from onnxopt.prune.groups import find_groups
-from onnxopt.prune.pairs import Goal, Pair, follower
+from onnxopt.prune.pairs import Pair, follower
 from onnxopt.prune.products import all_products, products
 from onnxopt.prune.recover import absorb
 from onnxopt.prune.sequence import refine
@@ -104,6 +105,18 @@ def test_what_others_see_stays_as_it_is(between: str, why: str) -> None:
     model = drawn(text, w0=(6, 4, 1, 1), w1=(5, 6, 1, 1))
     first, second = all_products(model, {})
     assert follower(first, [first, second], model) is None, why
+
+
+@pytest.mark.parametrize(("shape", "follows"), [((6, 1, 1), True), ((8, 8), False)])
+def test_the_activation_between_two_products_changes_no_shape(shape, follows: bool) -> None:
+    text = """g (float[N,4,8,8] x) => (float[N,5,P,P] y) {
+        [first] a = Conv(x, w0)
+        r = Mul(a, m)
+        [second] y = Conv(r, w1)
+    }"""
+    model = drawn(text, w0=(6, 4, 8, 8), w1=(5, 6, 1, 1), m=shape)
+    first, second = all_products(model, {})
+    assert (follower(first, [first, second], model) is second) == follows
 
 
 def test_what_a_body_sees_stays_as_it_is() -> None:

@@ -10,12 +10,12 @@ from pruning import drawn
 from onnxopt.errors import BadInput
 from onnxopt.prune import regression, sequence
 from onnxopt.prune.apply import remove
+from onnxopt.prune.goals import LEAST_BYTES, MOST_BYTES, room
 from onnxopt.prune.groups import find_groups
 from onnxopt.prune.products import Weights, all_products, limits, products
 from onnxopt.prune.recover import absorb
 from onnxopt.prune.regression import INFINITE, Vectors, bounded, outputs
 from onnxopt.prune.relay import Relay, crossing_values
-from onnxopt.prune.sequence import LEAST_BYTES, MOST_BYTES, room
 from onnxopt.prune.trial import Tap, Trials
 from onnxopt.quantize.covariance import covariances
 
