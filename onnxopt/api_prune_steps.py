@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxopt import api
+from onnxopt import api, io
 from onnxopt.api_call import Call
-from onnxopt.bench.cost import Cost, cost_at, macs_by_node
+from onnxopt.bench.cost import Cost, cost_at, macs_by_node, sizes_in
 from onnxopt.bench.race import race
 from onnxopt.bench.timing import Timing
 from onnxopt.check.feeds import synthesize
@@ -98,7 +99,8 @@ class Run:
     def _pruned(self, model: ir.Model, split: Samples | None) -> Made:
         settings, say = self.settings, self.call.say
         subject = subject_of(model, settings.keep)
-        weights = self._macs(subject.model)
+        macs = functools.partial(macs_by_node, dims=self._dims(model, split))
+        weights = macs(subject.model)
         explanation = explain_groups(subject.model, subject.groups, weights)
         nothing_left(subject.groups, subject.model)
         moments, trials = {}, None
@@ -114,7 +116,7 @@ class Run:
             moments = search.moments_of(subject, calibration, threads=settings.threads, say=say)
             subject, moments = search.aligned(subject, moments, held[:_PROOFS], settings)
         if self.given is None:
-            price = search.price_of(subject, settings.target, self._macs, self._seconds(split))
+            price = search.price_of(subject, settings.target, macs, self._seconds(split))
             plan = steps.make_plan(
                 subject, moments, trials, settings, price,
                 calibration=calibration,
@@ -150,8 +152,10 @@ class Run:
 
         return slopes(subject.model, split.calibration, threads=self.settings.threads)
 
-    def _macs(self, model: ir.Model) -> Mapping[str, float]:
-        return macs_by_node(model, dims=self.call.dims)
+    def _dims(self, model: ir.Model, split: Samples | None) -> dict[str, int]:
+        """The sizes to count multiply-accumulates at: those of a sample, where there are any."""
+        found = {} if split is None else sizes_in(model, split.held[0])
+        return found | dict(self.call.dims or {})
 
     def _seconds(self, split: Samples | None) -> Callable[..., Mapping[str, float]] | None:
         if self.settings.target.kind != "latency":
@@ -174,7 +178,10 @@ class Run:
     ) -> PruneReport:
         """Measure what came out."""
         call = self.call
-        before, after = (cost_at(each, dims=call.dims) for each in (fresh.model, made.model))
+        dims = self._dims(fresh.model, split)
+        first, before, after = (
+            cost_at(each, dims=dims) for each in (io.load(call.model), fresh.model, made.model)
+        )
         score = call.score(fresh.model, made.model, split)
         timing = self._timing(fresh.model, made.model, split) if bench else None
         return PruneReport(
@@ -188,7 +195,9 @@ class Run:
             divergences=made.divergences,
             score=score,
             max_drop=call.data.max_drop,
-            stages=_stages(fresh.report.before, before, after, timing, score),
+            stages=_stages(
+                replace(fresh.report.before, macs=first.macs), before, after, timing, score
+            ),
             timing=timing,
             versions=Versions.here(),
             notes=(*(() if split is None else (split.note,)), *made.notes),

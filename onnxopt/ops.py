@@ -257,6 +257,16 @@ def is_constant(value: ir.Value | None) -> bool:
     return constant(value) is not None
 
 
+def store_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Write over what a constant holds; an initializer stays one, and a Constant node too."""
+    producer = value.producer()
+    if producer is not None:
+        producer.attributes.clear()
+        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+    value.const_value = tensor
+    value.shape = ir.Shape(tensor.shape.numpy())
+
+
 def mark_constants(model: ir.Model) -> None:
     """Let initializers that are also graph inputs count as constants where no caller may override.
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from onnxopt import io
 from onnxopt.passes import shapes
@@ -47,6 +47,18 @@ def drawn(text: str, opset: int = 20, **weights: Any) -> ir.Model:
         node.name = node.name or f"{node.op_type.lower()}{index}"
     model = io.load(proto)
     shapes.infer(model)
+    return model
+
+
+def as_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its weights in Constant nodes, as Paddle's exporter writes them."""
+    nodes = [
+        helper.make_node("Constant", [], [tensor.name], value=tensor)
+        for tensor in model.graph.initializer
+    ]
+    nodes += model.graph.node
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
     return model
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt import io, ops
@@ -86,7 +88,7 @@ def cost_at(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
     copy = model.clone()
     common.InlinePass()(copy)
     bound = _fix_inputs(copy, dims or {})
-    shapes.infer(copy)
+    shapes.remember_anew(copy)
     work = cost(copy)
     plain = cost(model, dims=dims)
     return replace(
@@ -100,20 +102,29 @@ def cost_at(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> Cost:
 
 
 def macs_by_node(model: ir.Model, *, dims: Mapping[str, int] | None = None) -> dict[str, float]:
-    """The multiply-accumulates of each node of the main graph at one size, see cost_at.
+    """The multiply-accumulates of each node at one size, see cost_at.
 
-    Nodes without a name go by that of their first output; those of unknown cost count as 0.
+    Of the branches of an If the larger one counts, and in a Loop or Scan each node as often as it
+    runs. Nodes without a name go by that of their first output; those of unknown cost count as 0.
     """
     from onnxopt.passes import shapes
 
     copy = model.clone()
     _fix_inputs(copy, dims or {})
-    shapes.infer(copy)
-    work = _Work(copy, {})
-    found = {}
-    for node in copy.graph:
-        name = node.name or next((str(v.name) for v in node.outputs if v.name), "")
-        found[name] = float(sum(work.graph([node]).values()))
+    shapes.remember_anew(copy)
+    return _by_node(_Work(copy, {}), copy.graph)
+
+
+def _by_node(work: _Work, graph: Iterable[ir.Node]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for node in graph:
+        if bodies := ops.subgraphs(node):
+            times = 1 if ops.is_standard(node, "If") else work.trips(node) or 1
+            largest = max((_by_node(work, body) for body in bodies), key=lambda b: sum(b.values()))
+            found |= {name: times * count for name, count in largest.items()}
+        else:
+            name = node.name or next((str(v.name) for v in node.outputs if v.name), "")
+            found[name] = float(sum(work.graph([node]).values()))
     return found
 
 
@@ -199,12 +210,12 @@ class _Work:
         largest = max(counts, key=lambda count: sum(count.values()))
         if not any(largest.values()) or ops.is_standard(node, "If"):
             return largest
-        times = self._trips(node)
+        times = self.trips(node)
         if times is None:
             self.notes[f"the body of {node.op_type} {node.name!r} is counted once"] = None
         return Counter({name: count * (times or 1) for name, count in largest.items()})
 
-    def _trips(self, node: ir.Node) -> int | None:
+    def trips(self, node: ir.Node) -> int | None:
         """How often a Loop or Scan runs its body, or None where the model does not say."""
         if ops.is_standard(node, "Loop"):
             limit = ops.constant(node.inputs[0])
@@ -277,8 +288,29 @@ def _fix_inputs(model: ir.Model, dims: Mapping[str, int]) -> dict[str, int]:
             if isinstance(dim, int) and dim >= 0:
                 fixed.append(dim)
                 continue
-            named = isinstance(dim, ir.SymbolicDim) and dim.value is not None
-            name = str(dim) if named else f"{value.name}.{axis}"
+            name = _dim_name(value, axis)
             fixed.append(chosen.setdefault(name, dims.get(name, _usual_size(value, axis))))
         value.shape = ir.Shape(fixed)
     return dict(sorted(chosen.items()))
+
+
+def _dim_name(value: ir.Value, axis: int) -> str:
+    """What the open dim of an input is called; one without a name gets its place for one."""
+    assert value.shape is not None
+    dim = value.shape[axis]
+    named = isinstance(dim, ir.SymbolicDim) and dim.value is not None
+    return str(dim) if named else f"{value.name}.{axis}"
+
+
+def sizes_in(model: ir.Model, feed: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of the open dims of the inputs in a feed, by the names that `cost_at` knows."""
+    found: dict[str, int] = {}
+    for value in model.graph.inputs:
+        given = np.shape(feed.get(value.name or "", 0))
+        if value.shape is None or value.shape.rank() != len(given):
+            continue
+        for axis, size in enumerate(given):
+            dim = value.shape[axis]
+            if not isinstance(dim, int) or dim < 0:
+                found.setdefault(_dim_name(value, axis), int(size))
+    return found

@@ -208,13 +208,7 @@ def put_back(model: ir.Model, found: Iterable[tuple[str, Array]]) -> None:
             name=old.name,
             doc_string=old.doc_string,
         )
-        producer = value.producer()
-        if producer is not None:
-            name = next(iter(producer.attributes))
-            if name != "value":
-                producer.attributes.pop(name)
-            producer.attributes["value"] = ir.AttrTensor("value", new)
-        value.const_value = new
+        ops.store_constant(value, new)
 
 
 def _constants(model: ir.Model) -> Iterator[ir.Value]:

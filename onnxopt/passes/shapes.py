@@ -163,6 +163,8 @@ def _inferred(model: ir.Model) -> dict[ir.Value, Annotation]:
     for graph in _all_graphs(model):
         for value in _values(graph):
             _forget(value)
+    for value in _rounds(model):
+        value.type, value.shape = declared(value)
     proto = outline(model)
     # What it raises for a malformed model has no common base.
     with contextlib.suppress(Exception):
@@ -185,6 +187,18 @@ def _forget(value: ir.Value) -> None:
         value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
     else:
         value.type = value.shape = None
+
+
+def _rounds(model: ir.Model) -> Iterator[ir.Value]:
+    """The number of the round and the condition in bodies of Loops.
+
+    They are what the body declares, a scalar or a vector of one: onnxruntime makes them so, and
+    refuses a body that does not say.
+    """
+    for graph in _all_graphs(model):
+        for node in graph:
+            if ops.is_standard(node, "Loop") and "body" in node.attributes:
+                yield from node.attributes["body"].as_graph().inputs[:2]
 
 
 def _is_main(graph: ir.Graph) -> bool:

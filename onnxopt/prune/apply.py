@@ -163,7 +163,7 @@ def _slice(model: ir.Model, gone: Gone) -> None:
         array = tensor.numpy()
         for axis in axes:
             array = np.delete(array, gone[str(value.name), axis], axis=axis)
-        targets.store(
+        ops.store_constant(
             value, ir.tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=value.name)
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt import ops
 from onnxopt.check.inputs import Feed
 from onnxopt.errors import BadInput
 from onnxopt.prune.clustering import clustered
@@ -89,8 +90,11 @@ def compress(
     layers |= {name: Layer(name, "", "", 0, 0, 0, None, why, why) for name, why in left.items()}
     copy = model.clone()
     separate(copy)
+    written = {name for each in found for name in (each.weight, each.bias)}
     for name, value in constants(copy).items():
-        value.const_value = job.values[name].const_value
+        tensor = ops.constant(job.values[name]) if name in written else None
+        if tensor is not None:
+            ops.store_constant(value, tensor)
     order = [node.name or "" for node in result.graph]
     return copy, tuple(sorted(layers.values(), key=lambda each: order.index(each.node)))
 

@@ -95,8 +95,9 @@ def named(model: ir.Model) -> ir.Model:
 
 
 def constants(model: ir.Model) -> dict[str, ir.Value]:
-    """The initializers of the main graph by name."""
-    return dict(model.graph.initializers.items())
+    """The constants of the main graph by name."""
+    made = (value for node in model.graph for value in node.outputs if ops.is_constant(value))
+    return {str(value.name): value for value in (*model.graph.initializers.values(), *made)}
 
 
 def _matrix(node: ir.Node) -> Matrix | str:
@@ -104,7 +105,7 @@ def _matrix(node: ir.Node) -> Matrix | str:
     left = node.op_type == "MatMul" and ops.is_constant(first)
     weight = first if left else second
     tensor = ops.constant(weight)
-    if weight is None or tensor is None or not weight.is_initializer():
+    if weight is None or tensor is None:
         return "its weight is computed as the model runs, or can be overridden"
     if tensor.dtype not in _FLOATS:
         return f"its weight is {tensor.dtype.name.lower()}"
@@ -147,7 +148,7 @@ def _bias(node: ir.Node, outputs: int) -> str:
         if ops.is_constant(node.inputs[0]):
             return ""
     row = ops.constant(operand)
-    if operand is None or row is None or not operand.is_initializer() or row.size != outputs:
+    if operand is None or row is None or row.size != outputs:
         return ""
     alone = len(list(operand.uses())) == 1 and not operand.is_graph_output()
     straight = bool(row.shape.numpy()) and row.shape.numpy()[-1] == outputs
@@ -163,4 +164,4 @@ def _array(value: ir.Value) -> Array:
 def _store(value: ir.Value, numbers: Array) -> None:
     old = _array(value)
     array = np.ascontiguousarray(numbers.reshape(old.shape).astype(old.dtype))
-    value.const_value = ir.tensor(array, name=value.name)
+    ops.store_constant(value, ir.tensor(array, name=value.name))

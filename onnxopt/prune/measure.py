@@ -49,6 +49,7 @@ def menus(
     """What each prunable group may give, and the loss: measured, or by score without `trials`.
 
     A loss is what comes to that of the model as it is. `sizes` are those that groups had at first.
+    What stands in a branch that no sample takes gives nothing: its loss is 0, and says nothing.
     """
     result = []
     able = [group for group in prunable(groups) if group.name in found]
@@ -71,10 +72,19 @@ def menus(
         else:
             if say is not None:
                 say(index / len(able), f"measuring {group.name}")
-            losses = spread(counts, measure.losses(group, order, counts), order.losses.tolist())
+            lost = measure.losses(group, order, counts)
+            if not any(lost.values()) and is_within(group, model):
+                continue
+            losses = spread(counts, lost, order.losses.tolist())
         result.append(Menu(group.name, counts, losses))
     names = [group.name for group in able]
     return sorted(result, key=lambda menu: names.index(menu.group))
+
+
+def is_within(group: Group, model: ir.Model) -> bool:
+    """Whether all of a group lies in the bodies of other nodes."""
+    nodes = {each.node for each in group.writers} | {each.node for each in group.readers}
+    return nodes.isdisjoint(map(name_of, model.graph))
 
 
 class _Measuring:

@@ -276,12 +276,12 @@ def _store(node: ir.Node, index: int, array: Array) -> None:
     """Give a node another constant, under the old name where no other node reads the old one."""
     old = node.inputs[index]
     assert old is not None and isinstance(node.graph, ir.Graph)
-    alone = len(list(old.uses())) == 1 and old.is_initializer() and not old.is_graph_output()
+    alone = len(list(old.uses())) == 1 and not old.is_graph_output()
     name = str(old.name) if alone else _free(node.graph, f"{old.name}_{_name(node)}")
     kind = array.dtype if array.dtype.kind in "iu" else np.dtype(np.float32)
     tensor = ir.tensor(np.ascontiguousarray(array, kind), name=name)
     if alone:
-        old.const_value, old.shape = tensor, ir.Shape(array.shape)
+        ops.store_constant(old, tensor)
         return
     value = ir.Value(
         name=name,

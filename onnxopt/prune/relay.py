@@ -125,6 +125,7 @@ def _cut(model: ir.Model, given: Feed, wanted: Sequence[str]) -> ir.Model:
     used = {value for node in copy.graph.all_nodes() for value in node.inputs}
     for value in [v for v in copy.graph.inputs if v not in used]:
         copy.graph.inputs.remove(value)
+        copy.graph.initializers.pop(value.name or "", None)
     return copy
 
 

@@ -213,11 +213,20 @@ def prove(
 
 
 def price_of(subject: Subject, target: Target, macs: Weigh, seconds: Weigh | None = None) -> Costs:
-    """What the target counts, as a function of the channels that go."""
+    """What the target counts, as a function of the channels that go.
+
+    Raises BadInput where it counts multiply-accumulates and none are known.
+    """
     if target.kind == "params":
         return costs.parameters(subject.model, subject.groups)
     weigh = seconds if target.kind == "latency" and seconds is not None else macs
-    return costs.by_node(subject.model, subject.groups, weigh)
+    found = costs.by_node(subject.model, subject.groups, weigh)
+    if target.kind == "macs" and not found.total:
+        raise BadInput(
+            "the multiply-accumulates of this model can't be told: its inputs are of open size",
+            hint="give samples with --data, or sizes with --dim or --input-shape, or use --params",
+        )
+    return found
 
 
 def rounds_of(macs: float) -> int:

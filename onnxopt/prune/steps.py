@@ -12,7 +12,7 @@ from onnxopt.prune.allocate import Menu
 from onnxopt.prune.apply import remove
 from onnxopt.prune.costs import Costs, prunable
 from onnxopt.prune.fit import Order
-from onnxopt.prune.measure import menus
+from onnxopt.prune.measure import is_within, menus
 from onnxopt.prune.plan import PrunePlan, Target, choose, nothing_left, planned, why_frozen
 from onnxopt.prune.prospect import prospects, weighed
 from onnxopt.prune.records import Group, Removal
@@ -136,7 +136,11 @@ class _Step:
             rounding=settings.rounding, caps=settings.cap, sizes=sizes, say=say,
         )  # fmt: skip
         last = replace(settings.target, value=settings.target.value / price.share)
-        uniform, frozen = settings.normalize == "uniform", why_frozen(subject.groups)
+        frozen = why_frozen(subject.groups)
+        free = [group for group in prunable(subject.groups) if is_within(group, subject.model)]
+        if {group.name for group in free} - {menu.group for menu in offers}:
+            frozen += "; some stand in a branch that no sample takes"
+        uniform = settings.normalize == "uniform"
         return cls(offers, found, last, goal, price, uniform, frozen)
 
     def removal(self, shares: Mapping[str, float]) -> dict[str, tuple[int, ...]]:
@@ -166,7 +170,8 @@ class _Left:
     @property
     def share(self) -> float:
         """How much of the whole cost is left."""
-        return self({}) / self.whole.total
+        total = self.whole.total
+        return self({}) / total if total else 1.0
 
     def __call__(self, removed: Mapping[str, int]) -> float:
         total = {name: self.gone.get(name, 0) + count for name, count in removed.items()}

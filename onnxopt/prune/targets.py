@@ -105,7 +105,7 @@ class Maker:
         """Put a constant in the place of an input, under its name if nothing else reads that."""
         old = node.inputs[index]
         if old is not None and is_own(old):
-            store(old, ir.tensor(array, name=old.name))
+            ops.store_constant(old, ir.tensor(array, name=old.name))
             return
         base = (node.outputs[0].name if old is None else old.name) or "sizes"
         node.replace_input_with(index, self.constant(node, f"{base}_pruned", array))
@@ -159,16 +159,6 @@ class Maker:
 def is_own(value: ir.Value) -> bool:
     """Whether a value is a constant with one reader, which may be written over."""
     return ops.is_constant(value) and len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def store(value: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Write over a constant."""
-    producer = value.producer()
-    if producer is not None:
-        producer.attributes.clear()
-        producer.attributes["value"] = ir.AttrTensor("value", tensor)
-    value.const_value = tensor
-    value.shape = ir.Shape(tensor.shape.numpy())
 
 
 def drop_unused(value: ir.Value | None) -> None:

@@ -29,6 +29,13 @@ def pruning_page(report: PruneReport, *, verbose: bool = False) -> Page:
     return (*blocks, *section("Run", [run]), _summary(report, metric))
 
 
+_NOTHING = "There is nothing to prune."
+_UNKNOWN = (
+    "The multiply-accumulates are not known: the inputs are of open size; --dim and --input-shape "
+    "give sizes."
+)
+
+
 def explanation_page(found: Explanation, source: str, *, verbose: bool = False) -> Page:
     """Every group with its size, cost and, if it is frozen, the reason."""
     rows = [
@@ -46,7 +53,7 @@ def explanation_page(found: Explanation, source: str, *, verbose: bool = False) 
     blocks = section(source, table(columns, rows))
     share = f"{100 * found.prunable_share:.1f}% of the multiply-accumulates can be pruned."
     if not found.macs:
-        share = "There is nothing to prune: no node multiplies and accumulates."
+        share = _UNKNOWN if any(not row.frozen for row in found.rows) else _NOTHING
     blocks += section("In reach", [Line(share), *_unreached(found, verbose)])
     return tuple(blocks)
 

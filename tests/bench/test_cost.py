@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxopt import io
-from onnxopt.bench.cost import Cost, cost, cost_at
+from onnxopt.bench.cost import Cost, cost, cost_at, macs_by_node
+from onnxopt.passes import shapes
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 LIGHT = Path(onnx.backend.test.__file__).parent / "data" / "light"
@@ -160,6 +161,14 @@ def test_a_dim_without_a_name_is_called_after_its_place() -> None:
     loaded = model("g (float[1,4] x, float[4,5] w) => (float[] y) { y = MatMul(x, w) }")
     loaded.graph.inputs[0].shape = ir.Shape([None, 4])
     assert cost_at(loaded, dims={"x.0": 3}).macs_at == {"x.0": 3}
+
+
+def test_sizes_count_in_a_model_whose_shapes_were_inferred() -> None:
+    loaded = model(MATMULS)
+    shapes.infer(loaded)
+    for size in (3, 7):
+        assert cost_at(loaded, dims={"batch": size}).macs == size * 4 * 5
+        assert sum(macs_by_node(loaded, dims={"batch": size}).values()) == size * 4 * 5
 
 
 def test_a_dim_takes_the_size_it_is_given() -> None:

@@ -74,6 +74,18 @@ def test_what_a_loop_keeps_is_known_and_what_grows_is_not() -> None:
     assert found["t_out"].endswith(",4]") and found["t_out"] != found["z"] != "[1,4]"
 
 
+def test_what_a_loop_counts_is_as_the_body_declares_it() -> None:
+    text = """g (int64 m, bool c, float[b,4] s) => (float[b,4] y) {
+        y = Loop(m, c, s) <body = body (int64[1] i, bool[1] go, float[7] s_in)
+          => (bool go_out, float[b,4] s_out) { go_out = Identity(go) s_out = Relu(s_in) }>
+    }"""
+    model = ir.from_proto(parse(text))
+    shapes.infer(model)
+    number, condition, carried = model.graph.node(0).attributes["body"].as_graph().inputs
+    assert (str(number.shape), str(condition.shape)) == ("[1]", "[1]")
+    assert str(carried.shape) != "[7]"
+
+
 def test_a_body_knows_what_is_known_around_it() -> None:
     found = inferred(
         """g (float[n,4] x, bool c) => (y) {

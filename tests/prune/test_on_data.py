@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from pruning import drawn
+from onnx import helper
+from pruning import as_nodes, drawn
 
 import onnxopt
 from onnxopt import io
+from onnxopt.errors import BadInput
 
 CASES = {
     "an output before all channels": (
@@ -75,6 +77,18 @@ def _case(name: str) -> tuple[onnx.ModelProto, list[dict[str, np.ndarray]]]:
     return io.to_proto(drawn(text, **weights)), feeds
 
 
+def _as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as IR version 3 wrote it: all weights are listed as inputs as well."""
+    model.ir_version = 3
+    for opset in model.opset_import:
+        opset.version = 8 if opset.domain == "" else opset.version
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    return model
+
+
 @pytest.mark.parametrize("target", [{"macs": 0.7}, {"ratio": 0.5}], ids=["macs", "ratio"])
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_pruned_and_won_back(name: str, target: dict[str, float]) -> None:
@@ -86,6 +100,93 @@ def test_it_is_pruned_and_won_back(name: str, target: dict[str, float]) -> None:
     assert [str(value.name) for value in found.model.graph.outputs] == [
         value.name for value in model.graph.output
     ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_in_constant_nodes_are_pruned_as_others_are(name: str) -> None:
+    model, feeds = _case(name)
+    plain = onnxopt.prune(model, data=feeds, bench=False, threads=1, macs=0.7)
+    found = onnxopt.prune(as_nodes(model), data=feeds, bench=False, threads=1, macs=0.7)
+    assert found.plan.removal == plain.plan.removal
+    assert found.report.divergences == pytest.approx(plain.report.divergences, rel=1e-3)
+
+
+def test_weights_that_are_listed_as_inputs_are_pruned() -> None:
+    model, feeds = _case("a head that is done early")
+    found = onnxopt.prune(_as_inputs(model), data=feeds, bench=False, threads=1, macs=0.7)
+    assert found.report.divergences["in sequence"] < found.report.divergences["removed"]
+
+
+def test_a_loop_whose_weights_are_outside_is_pruned() -> None:
+    model = drawn(
+        """g (float[N,3] x, int64 times) => (float[N,2] y) {
+            a = MatMul(x, w1)
+            go = Constant<value = bool {1}>()
+            b = Loop (times, go, a) <
+                body = round (int64 i, bool on, float[N,16] s) => (bool still, float[N,16] r) {
+                    still = Identity(on)  m = MatMul(s, w2)  r = Tanh(m)
+                }
+            >
+            y = MatMul(b, w3)
+        }""",
+        w1=(3, 16), w2=(16, 16), w3=(16, 2),
+    )  # fmt: skip
+    proto = io.to_proto(model)
+    (loop,) = (node for node in proto.graph.node if node.op_type == "Loop")
+    body = loop.attribute[0].g
+    for value in (proto.graph.input[1], body.input[0], body.input[1]):
+        value.type.tensor_type.shape.SetInParent()
+    random = np.random.default_rng(0)
+    feeds = [
+        {"x": random.normal(size=(1, 3)).astype(np.float32), "times": np.array(3)}
+        for _ in range(20)
+    ]
+    found = onnxopt.prune(proto, data=feeds, bench=False, threads=1, macs=0.7)
+    assert any(found.plan.removal.values())
+
+
+SOUND = """g (float[N,1,T] x) => (float[N,2,F] y) {
+    a = Conv<strides=[8]>(x, w0)
+    r = Relu(a)
+    y = Conv(r, w1)
+}"""
+
+
+def test_work_is_counted_at_the_sizes_of_the_samples() -> None:
+    model = io.to_proto(drawn(SOUND, w0=(16, 1, 16), w1=(2, 16, 1)))
+    random = np.random.default_rng(0)
+    feeds = [{"x": random.normal(size=(1, 1, 80)).astype(np.float32)} for _ in range(20)]
+    found = onnxopt.prune(model, data=feeds, bench=False, threads=1, macs=0.7)
+    first, _, last = found.report.stages
+    assert first.macs == 9 * 16 * 16 + 9 * 16 * 2
+    assert last.macs <= 0.7 * first.macs
+    with pytest.raises(BadInput, match="inputs are of open size"):
+        onnxopt.prune(model, bench=False, threads=1, macs=0.7)
+
+
+def test_a_branch_that_no_sample_takes_stays() -> None:
+    model = drawn(
+        """g (float[N,3] x, bool[] c) => (float[N,2] y) {
+            y = If (c) <
+                then_branch = yes () => (float[N,2] t) {
+                    t0 = MatMul(x, w1)  t1 = Relu(t0)  t = MatMul(t1, w2)
+                },
+                else_branch = no () => (float[N,2] e) {
+                    e0 = MatMul(x, w3)  e1 = Relu(e0)  e = MatMul(e1, w4)
+                }
+            >
+        }""",
+        w1=(3, 16), w2=(16, 2), w3=(3, 8), w4=(8, 2),
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    feeds = [
+        {"x": random.normal(size=(1, 3)).astype(np.float32), "c": np.array(True)} for _ in range(20)
+    ]
+    found = onnxopt.prune(io.to_proto(model), data=feeds, bench=False, threads=1, macs=0.7)
+    (group,) = (each for each in found.plan.groups if each.remove)
+    assert group.size == 16
+    with pytest.raises(BadInput, match="a branch that no sample takes"):
+        onnxopt.prune(io.to_proto(model), data=feeds, bench=False, threads=1, macs=0.05)
 
 
 def test_values_behind_an_operator_of_the_runtime_get_their_types() -> None:

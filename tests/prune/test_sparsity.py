@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from pruning import drawn
+from pruning import as_nodes, drawn
 
 import onnxopt
 from onnxopt import io
@@ -88,6 +88,19 @@ def test_two_of_every_four_inputs_are_zero(data: dict[str, np.ndarray] | None) -
     for name in MATRICES:
         zeros = (_fours(name, weights[name]) == 0).sum(axis=1)
         assert (zeros == 2).all(), name
+
+
+def test_weights_in_constant_nodes_become_sparse_as_others_do() -> None:
+    model = as_nodes(io.to_proto(_net()))
+    found = io.to_proto(onnxopt.sparsify(model, threads=1, sparsity="2:4").model)
+    wanted = _weights(_sparse(sparsity="2:4").model)
+    arrays = {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+        for node in found.graph.node
+        if node.op_type == "Constant"
+    }
+    for name in MATRICES:
+        assert np.array_equal(arrays[name], wanted[name]), name
 
 
 @pytest.mark.parametrize("data", [None, {"x": _samples()}])
