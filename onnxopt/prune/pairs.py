@@ -105,7 +105,13 @@ def together(
 
 
 def follower(first: Product, products: Sequence[Product], model: ir.Model) -> Product | None:
-    """The one product that reads the outputs of another, through nothing but an activation."""
+    """The one product that reads the outputs of another, through nothing but an activation.
+
+    Both have to mix channels: else the first has a few weights alone, or the second none at all, to
+    make up for others.
+    """
+    if not _mixes(first, model):
+        return None
     known = {first.output}
     readers: set[tuple[str, str]] = set()
     for node in model.graph:

@@ -7,7 +7,7 @@ of it they make up for later: two thirds near the inputs of a ResNet, a quarter 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 
@@ -23,6 +23,7 @@ from onnxopt.prune.recover import absorb
 from onnxopt.prune.sequence import refine
 from onnxopt.prune.trial import Tap, Trials
 from onnxopt.prune.walk import name_of
+from onnxopt.quantize.ahead import in_order, runs_at_once, threads_each
 from onnxopt.quantize.covariance import PATCHES, Covariance
 
 Say = Callable[[float, str], None]
@@ -74,36 +75,45 @@ def prospects(
         return full
     plain = choose(full)
     most = _runs(model, products, feeds, threads)
+    at_once = runs_at_once(threads)
+    each = threads_each(threads, at_once)
 
-    def left(cut: Removal, share: float) -> float:
-        if say is not None:
-            say(share, "seeing what the layers behind a cut make up for")
+    def left(cut: Removal) -> float:
         smaller = remove(absorb(model, products, moments, cut), groups, cut)
         fitted = refine(
             model, smaller, products, groups, cut, feeds, trials,
-            most=most, threads=threads, careful=False,
+            most=most, threads=each, careful=False,
         )  # fmt: skip
         return trials.divergence(fitted)
 
-    middles, lost, found = [], [], []
+    def found(cuts: Sequence[Removal], done: int) -> Iterator[float]:
+        for number, (_, divergence) in enumerate(in_order(left, cuts, at_once, begun_ahead=1)):
+            if say is not None:
+                say(
+                    (done + number) / (PARTS + 2), "seeing what the layers behind a cut make up for"
+                )
+            yield divergence
+
+    middles, lost, cuts = [], [], []
     bounds = np.linspace(0, len(names), PARTS + 1).round().astype(int).tolist()
-    for part, (start, end) in enumerate(pairwise(bounds)):
+    for start, end in pairwise(bounds):
         cut = {name: plain[name] for name in names[start:end] if plain.get(name)}
         loss = sum(menus[name][len(channels)] for name, channels in cut.items())
         if loss > 0:
             middles.append((start + end - 1) / 2)
             lost.append(loss)
-            found.append(left(cut, part / (PARTS + 2)))
+            cuts.append(cut)
     if not lost:
         return full
     prior = _PRIOR * np.mean(lost)
-    shares = (np.array(found) + prior) / (np.array(lost) + prior)
+    shares = (np.array([*found(cuts, 0)]) + prior) / (np.array(lost) + prior)
     values = np.interp(np.arange(len(names)), middles, shares).tolist()
     weighed = dict(zip(names, values, strict=True))
     other = choose(weighed)
-    parts = PARTS / (PARTS + 2), (PARTS + 1) / (PARTS + 2)
-    better = other != plain and left(other, parts[0]) < left(plain, parts[1])
-    return weighed if better else full
+    if other == plain:
+        return full
+    with_shares, without = found([other, plain], PARTS)
+    return weighed if with_shares < without else full
 
 
 def _runs(

@@ -6,6 +6,7 @@ all products of a model takes about one run of it a sample, and no more memory f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,8 +28,10 @@ class Relay:
     """Samples on their way through a model, which may change in front of them."""
 
     def __init__(self, feeds: Iterable[Feed], *, threads: int = 0) -> None:
-        self._stands: Iterable[Feed] = feeds
+        self._feeds = feeds
         self._threads = threads
+        self._stands: dict[str, Spool] | None = None
+        self._count = 0
 
     def to(self, model: ir.Model, node: str, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Run every sample on to just before a node, and give the wanted values of each.
@@ -45,15 +48,16 @@ class Relay:
             BadInput: A wanted value is NaN or infinite.
         """
         crossing = crossing_values(model, node)
-        names = tuple(dict.fromkeys((*wanted, *crossing)))
-        piece: Piece | None = None
-        reached = Spool()
-        for stand in self._stands:
-            piece = piece or Piece(model, stand, names, self._threads)
-            found = piece.run(stand)
-            reached.add({name: found[name] for name in crossing})
+        before = self._stands or {}
+        reached = {name: before.get(name) or Spool() for name in crossing}
+        fresh = [name for name in crossing if name not in before]
+        count = 0
+        for found in self._run(model, (*dict.fromkeys((*wanted, *fresh)),)):
+            for name in fresh:
+                reached[name].add({name: found[name]})
+            count += 1
             yield {name: _finite(name, found[name]) for name in wanted}
-        self._stands = reached
+        self._stands, self._count = reached, count
 
     def onward(
         self, model: ir.Model, wanted: Sequence[str], places: Collection[int] | None = None
@@ -62,12 +66,31 @@ class Relay:
 
         With `places` only of the samples at these, counted from 0.
         """
-        piece: Piece | None = None
-        for place, stand in enumerate(self._stands):
-            if places is not None and place not in places:
-                continue
-            piece = piece or Piece(model, stand, wanted, self._threads)
-            yield piece.run(stand)
+        return self._run(model, wanted, places)
+
+    def _run(
+        self, model: ir.Model, names: Sequence[str], places: Collection[int] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        if self._stands is None:
+            feeds = (f for at, f in enumerate(self._feeds) if places is None or at in places)
+            first = next(feeds, None)
+            if first is None:
+                return
+            piece = Piece(model, first, names, self._threads)
+            items: Iterator[Feed] = itertools.chain([first], feeds)
+        else:
+            chosen = [at for at in range(self._count) if places is None or at in places]
+            if not chosen:
+                return
+            piece = Piece(model, self._stand(chosen[0], self._stands), names, self._threads)
+            items = (self._stand(at, piece.reads) for at in chosen)
+        for given in items:
+            yield piece.run(given)
+
+    def _stand(self, place: int, names: Iterable[str]) -> Feed:
+        """The values of a sample where the walk stands."""
+        assert self._stands is not None
+        return {name: self._stands[name][place][name] for name in names}
 
 
 def crossing_values(model: ir.Model, node: str) -> tuple[str, ...]:
@@ -89,7 +112,10 @@ def crossing_values(model: ir.Model, node: str) -> tuple[str, ...]:
 
 
 class Piece:
-    """The part of a model between the values of a sample and those that are asked for."""
+    """The part of a model between the values of a sample and those that are asked for.
+
+    `reads` are the names of the values that it starts from, of those that are given.
+    """
 
     def __init__(self, model: ir.Model, given: Feed, names: Sequence[str], threads: int) -> None:
         self._passed = [name for name in names if name in given]
@@ -99,7 +125,11 @@ class Piece:
             copy = _cut(model, given, self._made)
             self._session = Session.open(copy, optimize=True, threads=threads, config=ASLEEP)
 
+        feedable = () if self._session is None else self._session.feedable
+        self.reads = tuple(name for name in given if name in feedable or name in self._passed)
+
     def run(self, given: Feed) -> dict[str, Any]:
+        """The values of a sample, of which those in `reads` are given."""
         found: dict[str, Any] = {name: given[name] for name in self._passed}
         if self._session is not None:
             feed = {name: v for name, v in given.items() if name in self._session.feedable}

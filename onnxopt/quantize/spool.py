@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
@@ -35,10 +36,14 @@ def numbered(feeds: Iterable[Feed], *, expected: int | None = None) -> Iterator[
 
 
 class Spool(Sequence[Feed]):
-    """Feeds in a temporary file, which is gone when this is; each is read when it is asked for."""
+    """Feeds in a temporary file, which is gone when this is; each is read when it is asked for.
+
+    Several threads may read and add.
+    """
 
     def __init__(self, feeds: Iterable[Feed] = ()) -> None:
         self._file = tempfile.TemporaryFile(prefix="onnxopt-")  # noqa: SIM115 - closed with self
+        self._turn = threading.Lock()
         self._starts: list[int] = []
         self._end = 0
         for feed in feeds:
@@ -46,10 +51,11 @@ class Spool(Sequence[Feed]):
 
     def add(self, feed: Feed) -> None:
         """Write one more behind the others."""
-        self._file.seek(self._end)
-        pickle.dump(dict(feed), self._file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._starts.append(self._end)
-        self._end = self._file.tell()
+        with self._turn:
+            self._file.seek(self._end)
+            pickle.dump(dict(feed), self._file, protocol=pickle.HIGHEST_PROTOCOL)
+            self._starts.append(self._end)
+            self._end = self._file.tell()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -67,6 +73,7 @@ class Spool(Sequence[Feed]):
         return map(self._read, self._starts)
 
     def _read(self, start: int) -> Feed:
-        self._file.seek(start)
-        feed: Feed = pickle.load(self._file)
+        with self._turn:
+            self._file.seek(start)
+            feed: Feed = pickle.load(self._file)
         return feed

@@ -107,6 +107,17 @@ def test_what_others_see_stays_as_it_is(between: str, why: str) -> None:
     assert follower(first, [first, second], model) is None, why
 
 
+def test_a_depthwise_layer_has_too_few_weights_to_be_moved() -> None:
+    text = """g (float[N,6,8,8] x) => (float[N,5,8,8] y) {
+        [first] a = Conv<group=6, pads=[1,1,1,1]>(x, w0)
+        r = Relu(a)
+        [second] y = Conv(r, w1)
+    }"""
+    model = drawn(text, w0=(6, 1, 3, 3), w1=(5, 6, 1, 1))
+    first, second = all_products(model, {})
+    assert follower(first, [first, second], model) is None
+
+
 @pytest.mark.parametrize(("shape", "follows"), [((6, 1, 1), True), ((8, 8), False)])
 def test_the_activation_between_two_products_changes_no_shape(shape, follows: bool) -> None:
     text = """g (float[N,4,8,8] x) => (float[N,5,P,P] y) {
