@@ -52,7 +52,7 @@ class Relay:
         reached = {name: before.get(name) or Spool() for name in crossing}
         fresh = [name for name in crossing if name not in before]
         count = 0
-        for found in self._run(model, (*dict.fromkeys((*wanted, *fresh)),)):
+        for found in self.onward(model, tuple(dict.fromkeys((*wanted, *fresh)))):
             for name in fresh:
                 reached[name].add({name: found[name]})
             count += 1
@@ -66,23 +66,18 @@ class Relay:
 
         With `places` only of the samples at these, counted from 0.
         """
-        return self._run(model, wanted, places)
-
-    def _run(
-        self, model: ir.Model, names: Sequence[str], places: Collection[int] | None = None
-    ) -> Iterator[dict[str, Any]]:
         if self._stands is None:
             feeds = (f for at, f in enumerate(self._feeds) if places is None or at in places)
             first = next(feeds, None)
             if first is None:
                 return
-            piece = Piece(model, first, names, self._threads)
+            piece = Piece(model, first, wanted, self._threads)
             items: Iterator[Feed] = itertools.chain([first], feeds)
         else:
             chosen = [at for at in range(self._count) if places is None or at in places]
             if not chosen:
                 return
-            piece = Piece(model, self._stand(chosen[0], self._stands), names, self._threads)
+            piece = Piece(model, self._stand(chosen[0], self._stands), wanted, self._threads)
             items = (self._stand(at, piece.reads) for at in chosen)
         for given in items:
             yield piece.run(given)

@@ -39,7 +39,7 @@ _SAME = 1e-8
 _TRIALS = 40
 _MOST_TRIALS = 256
 _ROUNDS, _MOST_ROUNDS = 1, 3
-_LIGHT = 2e8
+_LIGHT = 2.5e8
 """Multiply-accumulates below which a run is cheap enough for more trials and more rounds."""
 
 
