@@ -50,6 +50,23 @@ def drawn(text: str, opset: int = 20, **weights: Any) -> ir.Model:
     return model
 
 
+def loop() -> ir.Model:
+    """A recurrent network whose state goes around in a Loop."""
+    return drawn(
+        """g (float[N,3] x, int64 times) => (float[N,2] y) {
+            a = MatMul(x, w1)
+            go = Constant<value = bool {1}>()
+            b = Loop (times, go, a) <
+                body = round (int64 i, bool on, float[N,16] s) => (bool still, float[N,16] r) {
+                    still = Identity(on)  m = MatMul(s, w2)  r = Tanh(m)
+                }
+            >
+            y = MatMul(b, w3)
+        }""",
+        w1=(3, 16), w2=(16, 16), w3=(16, 2),
+    )  # fmt: skip
+
+
 def as_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its weights in Constant nodes, as Paddle's exporter writes them."""
     nodes = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pruning import drawn, holds, prunable, some_of
+from pruning import drawn, holds, loop, prunable, some_of
 
 from onnxopt.prune.groups import find_groups
 
@@ -64,20 +64,8 @@ def test_a_value_that_two_branches_name_alike_stays() -> None:
 
 
 def test_what_a_loop_carries() -> None:
-    model = drawn(
-        """g (float[N,3] x, int64 times) => (float[N,2] y) {
-            a = MatMul(x, w1)
-            go = Constant<value = bool {1}>()
-            b = Loop (times, go, a) <
-                body = round (int64 i, bool on, float[N,8] s) => (bool still, float[N,8] r) {
-                    still = Identity(on)  m = MatMul(s, w2)  r = Tanh(m)
-                }
-            >
-            y = MatMul(b, w3)
-        }""",
-        w1=(3, 8), w2=(8, 8), w3=(8, 2),
-    )  # fmt: skip
+    model = loop()
     groups = find_groups(model)
-    assert [group.size for group in prunable(groups).values()] == [8]
+    assert [group.size for group in prunable(groups).values()] == [16]
     x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
     holds(model, some_of(groups), {"x": x, "times": np.array(3)})

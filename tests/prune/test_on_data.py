@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from pruning import as_nodes, drawn
+from pruning import as_nodes, drawn, loop
 
 import onnxopt
 from onnxopt import io
@@ -118,22 +118,8 @@ def test_weights_that_are_listed_as_inputs_are_pruned() -> None:
 
 
 def test_a_loop_whose_weights_are_outside_is_pruned() -> None:
-    model = drawn(
-        """g (float[N,3] x, int64 times) => (float[N,2] y) {
-            a = MatMul(x, w1)
-            go = Constant<value = bool {1}>()
-            b = Loop (times, go, a) <
-                body = round (int64 i, bool on, float[N,16] s) => (bool still, float[N,16] r) {
-                    still = Identity(on)  m = MatMul(s, w2)  r = Tanh(m)
-                }
-            >
-            y = MatMul(b, w3)
-        }""",
-        w1=(3, 16), w2=(16, 16), w3=(16, 2),
-    )  # fmt: skip
-    proto = io.to_proto(model)
-    (loop,) = (node for node in proto.graph.node if node.op_type == "Loop")
-    body = loop.attribute[0].g
+    proto = io.to_proto(loop())
+    (body,) = (node.attribute[0].g for node in proto.graph.node if node.op_type == "Loop")
     for value in (proto.graph.input[1], body.input[0], body.input[1]):
         value.type.tensor_type.shape.SetInParent()
     random = np.random.default_rng(0)
